@@ -1,0 +1,50 @@
+//! What a device must offer to serve a model.
+
+use crate::{EngineError, Pooling};
+
+/// One text of a batch: its token ids (`[CLS] … [SEP]`, not padded) and how its hidden states become one vector.
+#[derive(Debug, Clone, Copy)]
+pub struct Text<'a> {
+    /// Token ids, 1 to [`Backend::max_tokens`] of them.
+    pub ids: &'a [u32],
+    /// How the last hidden states become one vector.
+    pub pooling: Pooling,
+}
+
+/// Where and how a backend computes, for logs, `/health` and `/info`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendInfo {
+    /// `cpu`, `cuda` or `metal`.
+    pub device: &'static str,
+    /// Instruction set of the CPU kernels (`avx512`, `avx2`, `portable`); empty on other devices.
+    pub instruction_set: &'static str,
+    /// Type of weights and activations in the matrix products: `f32`.
+    pub dtype: &'static str,
+    /// Threads that one forward pass uses.
+    pub threads: usize,
+}
+
+/// One loaded model on one device.
+///
+/// Implementations promise that a text's vector depends on that text alone: the same bits alone, in any batch, in any
+/// order, at any thread count, on one machine and dtype.
+pub trait Backend: Send + Sync {
+    /// Where and how this backend computes.
+    fn info(&self) -> &BackendInfo;
+
+    /// Length of the vectors that [`embed`](Backend::embed) returns.
+    fn dimension(&self) -> usize;
+
+    /// The longest text, in tokens, special tokens included.
+    fn max_tokens(&self) -> usize;
+
+    /// Embeds a batch: one pooled vector [H] per text, in order, **not** normalised
+    /// (see [`finish`](crate::finish)).
+    ///
+    /// Blocks the calling thread; calls from several threads take turns.
+    ///
+    /// # Errors
+    /// An empty text, one longer than [`max_tokens`](Backend::max_tokens), or an id outside the vocabulary:
+    /// nothing is computed then.
+    fn embed(&self, texts: &[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError>;
+}

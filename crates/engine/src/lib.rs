@@ -1,0 +1,48 @@
+//! The encoder: from token ids to embeddings, on a chosen device.
+
+mod backend;
+mod cpu;
+mod device;
+mod embedding;
+
+pub use backend::{Backend, BackendInfo, Text};
+pub use cpu::CpuBackend;
+pub use device::{BackendOptions, Device, Dtype, load_backend};
+pub use embedding::{Padding, Pooling, finish};
+
+/// Why a backend could not be made, or would not embed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// A text without tokens.
+    #[error("text {index} of the batch has no tokens: expected at least one")]
+    EmptyText {
+        /// Position in the batch.
+        index: usize,
+    },
+    /// A text over the model's length.
+    #[error("text {index} of the batch has {tokens} tokens: the model takes at most {max_tokens}")]
+    TextTooLong {
+        /// Position in the batch.
+        index: usize,
+        /// Its length.
+        tokens: usize,
+        /// The model's.
+        max_tokens: usize,
+    },
+    /// An id that the model has no row for.
+    #[error("text {index} of the batch has token id {id}: the vocabulary has ids 0 to {}", vocabulary - 1)]
+    UnknownToken {
+        /// Position in the batch.
+        index: usize,
+        /// The id.
+        id: u32,
+        /// Size of the vocabulary.
+        vocabulary: usize,
+    },
+    /// A device or dtype that this build does not have.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A configuration that cannot be computed with.
+    #[error("{0}")]
+    InvalidModel(String),
+}

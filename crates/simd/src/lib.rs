@@ -1,0 +1,11 @@
+//! What danaus asks of the machine below Rust's type system: instruction sets and memory-mapped files.
+//!
+//! One of the two crates of the workspace that may hold unsafe code (the other is `danaus-kernels`).
+
+mod isa;
+mod lanes;
+mod mapped_file;
+
+pub use isa::{Avx2, Avx512, Isa, IsaParseError, Portable, Simd, Vectorized};
+pub use lanes::Lanes;
+pub use mapped_file::MappedFile;

@@ -1,0 +1,56 @@
+//! Read-only memory-mapped files.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+/// The bytes of a file, mapped read-only: pages are read when they are first touched and shared between processes.
+///
+/// The file must not be shortened while it is mapped: touching a page that is gone ends the process (`SIGBUS`), as in
+/// every program that maps files. Replacing it by a rename, as downloads do, is safe.
+#[derive(Debug)]
+pub struct MappedFile {
+    map: Mmap,
+}
+
+impl MappedFile {
+    /// Maps the whole file at `path`.
+    ///
+    /// # Errors
+    /// What opening or mapping the file says; a directory is refused here and not at the first read.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        // SAFETY: the map is private to this process and never written through. Other processes may change the file's
+        // bytes, which is why everything read from it is treated as untrusted data; shortening it is documented above.
+        let map = unsafe { Mmap::map(&file)? };
+        Ok(Self { map })
+    }
+}
+
+impl AsRef<[u8]> for MappedFile {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_bytes_and_refuses_folders() {
+        let path = std::env::temp_dir().join(format!("danaus-mapped-file-{}", std::process::id()));
+        std::fs::write(&path, b"monarch").unwrap();
+        assert_eq!(MappedFile::open(&path).unwrap().as_ref(), b"monarch");
+        std::fs::write(&path, b"").unwrap();
+        assert_eq!(MappedFile::open(&path).unwrap().as_ref(), b"");
+        std::fs::remove_file(&path).unwrap();
+        assert!(MappedFile::open(&path).is_err());
+        assert!(MappedFile::open(&std::env::temp_dir()).is_err());
+    }
+}
