@@ -1,0 +1,57 @@
+//! M2-BERT models as data: configuration, checkpoints, the hub they come from, the tokenizer, and synthetic weights.
+//!
+//! Knows no kernel: what to compute with a [`Weights`] is the engine's matter.
+
+mod architecture;
+mod config;
+pub mod synthetic;
+mod tensor;
+mod tokenizer;
+mod weights;
+
+pub use config::{ConfigError, ConfigFile, ModelConfig};
+pub use tensor::Tensor;
+pub use tokenizer::{Encoding, Tokenizer, TokenizerError, truncate};
+pub use weights::{Embeddings, FilterMlp, Layer, LayerNorm, Linear, LongFilter, SineLayer, Weights};
+
+/// A model that is ready to be computed with.
+#[derive(Debug, Clone)]
+pub struct LoadedModel {
+    /// What to call it: the hub id, the folder's name, or `synthetic:32k`.
+    pub id: String,
+    /// The hub's commit, where it came from there.
+    pub revision: Option<String>,
+    /// Its shape.
+    pub config: ModelConfig,
+    /// Its weights, validated.
+    pub weights: Weights,
+    /// Whether the weights are synthetic, so that vectors carry no meaning.
+    pub synthetic: bool,
+}
+
+/// A model of any shape with synthetic weights: a pure function of `config` and `seed`.
+///
+/// # Panics
+/// Where `config` is not valid (see [`ModelConfig::validate`]).
+pub fn synthetic(config: &ModelConfig, seed: u64) -> LoadedModel {
+    LoadedModel {
+        id: "synthetic".to_owned(),
+        revision: None,
+        config: config.clone(),
+        weights: synthetic::weights(config, seed),
+        synthetic: true,
+    }
+}
+
+#[cfg(test)]
+mod smoke {
+    #[test]
+    fn time_80m() {
+        let t = std::time::Instant::now();
+        let m = super::synthetic(&super::ModelConfig::m2_bert_80m(32768), 1);
+        eprintln!("{:?} {:?}", t.elapsed(), m.weights.embeddings.word);
+        let t = std::time::Instant::now();
+        let k = super::Tokenizer::bert_base_uncased();
+        eprintln!("{:?} {:?}", t.elapsed(), k.encode("What is machine learning?"));
+    }
+}
