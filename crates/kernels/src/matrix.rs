@@ -1,0 +1,79 @@
+//! Views of row-major float32 matrices, and of column ranges of them.
+
+/// A read-only matrix `[rows, cols]` whose rows are `stride` values apart.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// A matrix over the whole of `data`, whose length must be a multiple of `cols`.
+    ///
+    /// # Panics
+    /// Where it is not, or `cols` is zero.
+    pub fn new(data: &'a [f32], cols: usize) -> Self {
+        assert!(cols > 0 && data.len().is_multiple_of(cols), "{} values are no rows of {cols}", data.len());
+        Self { data, rows: data.len() / cols, cols, stride: cols }
+    }
+
+    /// Columns `start` to `start + count` of this matrix.
+    ///
+    /// # Panics
+    /// Where it has fewer columns.
+    pub fn columns(self, start: usize, count: usize) -> Self {
+        assert!(start + count <= self.cols, "columns {start}+{count} of {}", self.cols);
+        let data = if self.rows == 0 { &[] } else { &self.data[start..] };
+        Self { data, cols: count, ..self }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Row `index`.
+    #[inline(always)]
+    pub fn row(&self, index: usize) -> &'a [f32] {
+        let start = index * self.stride;
+        &self.data[start..start + self.cols]
+    }
+}
+
+/// A matrix `[rows, cols]` to write to, whose rows are `stride` values apart.
+#[derive(Debug)]
+pub struct MatrixMut<'a> {
+    pub(crate) data: &'a mut [f32],
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) stride: usize,
+}
+
+impl<'a> MatrixMut<'a> {
+    /// A matrix over the whole of `data`, whose length must be a multiple of `cols`.
+    ///
+    /// # Panics
+    /// Where it is not, or `cols` is zero.
+    pub fn new(data: &'a mut [f32], cols: usize) -> Self {
+        assert!(cols > 0 && data.len().is_multiple_of(cols), "{} values are no rows of {cols}", data.len());
+        let rows = data.len() / cols;
+        Self { data, rows, cols, stride: cols }
+    }
+
+    /// Columns `start` to `start + count` of this matrix.
+    ///
+    /// # Panics
+    /// Where it has fewer columns.
+    pub fn columns(self, start: usize, count: usize) -> Self {
+        assert!(start + count <= self.cols, "columns {start}+{count} of {}", self.cols);
+        let data = if self.rows == 0 { &mut [] } else { &mut self.data[start..] };
+        Self { data, cols: count, ..self }
+    }
+}

@@ -1,0 +1,9 @@
+//! The kernels once more, in float64 and as literally as the maths reads: what the fast ones are tested against.
+//!
+//! Matrices are row-major slices with the number of columns beside them. Nothing outside tests calls these.
+
+mod functions;
+
+pub use functions::{
+    block_diagonal, filter_taps, gelu, gelu_gate, layer_norm, linear, long_conv, short_conv, FilterMlp, SineLayer,
+};
