@@ -1,0 +1,65 @@
+//! What the server lets in and how it computes, as validated values.
+
+use std::time::Duration;
+
+use danaus_engine::{Padding, Pooling};
+
+use crate::service::EmbedOptions;
+
+/// Limits and defaults of one server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Most tokens that the model computes at once; a longer text goes alone.
+    pub max_batch_tokens: usize,
+    /// Whether a text over the model's length is cut where a request does not say.
+    pub auto_truncate: bool,
+    /// How hidden states become one vector where a request does not say.
+    pub pooling: Pooling,
+    /// The padding that the backend was loaded with: what a text costs in a batch depends on it.
+    pub padding: Padding,
+    /// Largest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// Most texts in one request.
+    pub max_inputs: usize,
+    /// Most tokens that wait for the model, over all requests; a request that comes on top is refused with 429.
+    pub max_queued_tokens: usize,
+    /// Most texts that wait for the model, over all requests; a request that comes on top is refused with 429.
+    pub max_queued_texts: usize,
+    /// Longest time between a request's arrival and its vectors; 504 after that. `None`: as long as it takes.
+    pub request_timeout: Option<Duration>,
+    /// Longest silence of a client that is sending a request's head or body; 408 after that.
+    pub read_timeout: Duration,
+    /// Longest time that a shutdown waits for requests in flight.
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            max_batch_tokens: 16_384,
+            auto_truncate: false,
+            pooling: Pooling::default(),
+            padding: Padding::default(),
+            max_body_bytes: 32 * 1024 * 1024,
+            max_inputs: 2048,
+            // 32 MiB of token ids: a body of the largest size that is all punctuation still fits an idle queue.
+            max_queued_tokens: 8 * 1024 * 1024,
+            max_queued_texts: 65_536,
+            request_timeout: None,
+            read_timeout: Duration::from_secs(30),
+            shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl ServerConfig {
+    /// How texts are embedded where a request does not say.
+    pub(crate) fn embed_defaults(&self) -> EmbedOptions {
+        EmbedOptions {
+            truncate: self.auto_truncate,
+            dimensions: None,
+            normalize: true,
+            pooling: self.pooling,
+        }
+    }
+}

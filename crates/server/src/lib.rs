@@ -1,0 +1,28 @@
+//! danaus over HTTP: admission, scheduling, routes, OpenAPI document, metrics.
+//!
+//! A request goes route → tokenise → queue ([`scheduler`]) → worker thread → [`Backend`](danaus_engine::Backend) →
+//! response. The async runtime's threads only move bytes: parsing and tokenising large bodies, computing and
+//! serialising large answers happen elsewhere.
+
+mod config;
+mod error;
+mod extract;
+mod metrics;
+mod middleware;
+mod offload;
+mod openapi;
+mod respond;
+mod routes;
+pub mod scheduler;
+mod serve;
+mod service;
+mod state;
+mod types;
+mod worker;
+
+pub use config::ServerConfig;
+pub use openapi::openapi_json;
+pub use routes::app;
+pub use serve::serve;
+pub use service::{ModelInfo, Service};
+pub use state::AppState;

@@ -1,0 +1,111 @@
+//! What happens around every request: id, log line, measurements, and the refusal during a shutdown.
+
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::{Instrument, Span};
+
+use crate::error::ApiError;
+use crate::metrics::{InFlight, RequestLabels};
+use crate::routes::HEALTH;
+use crate::state::AppState;
+
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A client's id longer than this is replaced, so that it cannot fill the log.
+const LONGEST_REQUEST_ID: usize = 128;
+
+/// What nginx logs for a client that left before the answer.
+const CLIENT_LEFT: &str = "499";
+
+/// Gives every request an id, a log line and its place in the metrics.
+pub(crate) async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let id = request_id(&state, request.headers());
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+    let mut record = Record {
+        method: method_label(request.method()),
+        route: request.extensions().get().cloned(),
+        started: Instant::now(),
+        status: None,
+        span: span.clone(),
+        _in_flight: state.metrics().in_flight(),
+        state,
+    };
+    let mut response = next.run(request).instrument(span).await;
+    record.status = Some(response.status());
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// Refuses requests that arrive on open connections during a shutdown; `/health` answers for itself.
+pub(crate) async fn refuse_in_shutdown(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !state.is_shutting_down() {
+        return next.run(request).await;
+    }
+    if request.uri().path() != HEALTH {
+        return ApiError::shutting_down().into_response();
+    }
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// The client's id if it is sane, else a new one.
+fn request_id(state: &AppState, headers: &HeaderMap) -> HeaderValue {
+    let sane = |value: &&HeaderValue| {
+        (1..=LONGEST_REQUEST_ID).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    headers.get(REQUEST_ID).filter(sane).cloned().unwrap_or_else(|| {
+        HeaderValue::from_str(&state.new_request_id()).unwrap_or(HeaderValue::from_static("unknown"))
+    })
+}
+
+/// Unknown methods share a label: a client must not be able to make new time series.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}
+
+/// Logs and counts the request when it ends, however it ends.
+struct Record {
+    state: AppState,
+    method: &'static str,
+    route: Option<MatchedPath>,
+    started: Instant,
+    /// `None`: the future was dropped, because the client left.
+    status: Option<StatusCode>,
+    span: Span,
+    _in_flight: InFlight,
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let elapsed = self.started.elapsed();
+        let route = self.route.as_ref().map_or("unknown", MatchedPath::as_str);
+        let status = self.status.as_ref().map_or(CLIENT_LEFT, StatusCode::as_str);
+        let (method, milliseconds) = (self.method, elapsed.as_secs_f64() * 1e3);
+        self.state.metrics().request_finished(RequestLabels { method, route, status }, elapsed);
+        let _entered = self.span.enter();
+        if self.status.is_some_and(|status| status.is_success()) && !route.starts_with("/embed") {
+            tracing::debug!(method, route, status, milliseconds, "answered");
+        } else {
+            tracing::info!(method, route, status, milliseconds, "answered");
+        }
+    }
+}

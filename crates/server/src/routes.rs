@@ -1,0 +1,114 @@
+//! The routes. A handler extracts, calls and maps; what it documents is what it does.
+
+mod docs;
+mod embed;
+mod similarity;
+mod status;
+mod tokenize;
+mod welcome;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::error::{ApiError, ErrorKind};
+use crate::openapi::Base;
+use crate::service::NamedTexts;
+use crate::state::AppState;
+use crate::types::TextInput;
+use crate::{middleware, openapi};
+
+/// The one route that a shutdown leaves open.
+pub(crate) const HEALTH: &str = "/health";
+
+/// How much of a path an error message repeats, in characters.
+const SHOWN_PATH: usize = 200;
+
+/// The application: every route, with what happens around it.
+pub fn app(state: AppState) -> Router {
+    let (routes, _) = documented().split_for_parts();
+    routes
+        .route("/docs/", axum::routing::get(docs::page))
+        .route("/docs/{*file}", axum::routing::get(docs::file))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(state.clone(), middleware::refuse_in_shutdown))
+        .layer(from_fn_with_state(state.clone(), middleware::observe))
+        .with_state(state)
+}
+
+/// The routes that the OpenAPI document describes.
+pub(crate) fn documented() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Base::openapi())
+        .routes(routes!(embed::embed))
+        .routes(routes!(embed::embed_batch))
+        .routes(routes!(similarity::similarity))
+        .routes(routes!(tokenize::tokenize))
+        .routes(routes!(status::health))
+        .routes(routes!(status::info))
+        .routes(routes!(status::metrics))
+        .routes(routes!(welcome::welcome))
+        .routes(routes!(docs::page))
+        .routes(routes!(docs::openapi))
+}
+
+async fn unknown_route(request: Request) -> ApiError {
+    let path = shown_path(&request);
+    let message = format!("No route {} {path}: GET /docs lists the routes", request.method());
+    ApiError::new(ErrorKind::UnknownRoute, message)
+}
+
+/// `OPTIONS` is answered with the `Allow` header that the router adds to either answer.
+async fn method_not_allowed(request: Request) -> Response {
+    if request.method() == Method::OPTIONS {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    let message = format!(
+        "{} is not allowed on {}: use a method of the response's Allow header",
+        request.method(),
+        shown_path(&request)
+    );
+    ApiError::new(ErrorKind::MethodNotAllowed, message).into_response()
+}
+
+fn shown_path(request: &Request) -> String {
+    request.uri().path().chars().take(SHOWN_PATH).collect()
+}
+
+/// How a route names its texts in errors.
+struct Naming {
+    /// A text that came alone.
+    one: fn(usize) -> String,
+    /// The text with this index of a list.
+    many: fn(usize) -> String,
+    /// The message for an empty list.
+    empty: &'static str,
+    /// What to do about a text over the model's length.
+    remedy: &'static str,
+}
+
+impl Naming {
+    fn name(&self, input: TextInput) -> Result<NamedTexts, ApiError> {
+        let (texts, name) = match input {
+            TextInput::One(text) => (vec![text], self.one),
+            TextInput::Many(texts) if texts.is_empty() => {
+                return Err(ApiError::new(ErrorKind::EmptyList, self.empty));
+            }
+            TextInput::Many(texts) => (texts, self.many),
+        };
+        Ok(NamedTexts { texts, name, remedy: self.remedy })
+    }
+}
+
+/// This server's OpenAPI document.
+fn document(state: &AppState) -> serde_json::Value {
+    openapi::document(openapi::Bounds {
+        max_inputs: state.config().max_inputs,
+        dimension: state.ready().map(|ready| ready.backend().dimension()),
+    })
+}

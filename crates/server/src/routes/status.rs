@@ -1,0 +1,103 @@
+//! `GET /health`, `GET /info` and `GET /metrics`.
+
+use axum::extract::State;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use crate::error::ApiError;
+use crate::extract::Model;
+use crate::openapi::{ShutdownError, UnavailableErrors};
+use crate::respond::{JsonBytes, json};
+use crate::state::AppState;
+use crate::types::{Health, Info, Limits, NotReady};
+
+/// Says whether the server is ready.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "Server",
+    responses(
+        (status = 200, description = "Ready", body = Health),
+        (status = 503, description = "Loading the model, or shutting down", body = NotReady, headers(
+            ("Retry-After" = u64, description = "Whole seconds after which to try again")
+        )),
+    ),
+)]
+pub(super) async fn health(State(state): State<AppState>) -> Response {
+    if state.is_shutting_down() {
+        return not_ready("shutting down", "The server is shutting down");
+    }
+    let Some(ready) = state.ready() else {
+        return not_ready("loading", "The model is still loading");
+    };
+    let (model, backend) = (ready.model(), ready.backend());
+    let health = Health {
+        status: "healthy",
+        model: model.id.clone(),
+        device: backend.info().device,
+        embedding_dimension: backend.dimension(),
+        warning: model.warning(),
+    };
+    json(&health).into_response()
+}
+
+fn not_ready(status: &'static str, detail: &'static str) -> Response {
+    let retry_after = [(RETRY_AFTER, HeaderValue::from(2))];
+    (StatusCode::SERVICE_UNAVAILABLE, retry_after, json(&NotReady { status, detail })).into_response()
+}
+
+/// Describes the model and the server's limits.
+#[utoipa::path(
+    get,
+    path = "/info",
+    tag = "Server",
+    responses((status = 200, description = "Model, device, defaults and limits", body = Info), UnavailableErrors),
+)]
+pub(super) async fn info(State(state): State<AppState>, Model(ready): Model) -> JsonBytes {
+    let (config, model, backend) = (state.config(), ready.model(), ready.backend());
+    let computing = backend.info();
+    json(&Info {
+        model: model.id.clone(),
+        revision: model.revision.clone(),
+        dimension: backend.dimension(),
+        max_tokens: backend.max_tokens(),
+        dtype: computing.dtype,
+        device: computing.device,
+        instruction_set: computing.instruction_set,
+        threads: computing.threads,
+        pooling: config.pooling.to_string(),
+        padding: config.padding.to_string(),
+        auto_truncate: config.auto_truncate,
+        limits: Limits {
+            max_body_bytes: config.max_body_bytes,
+            max_inputs: config.max_inputs,
+            max_batch_tokens: config.max_batch_tokens,
+            max_queued_tokens: config.max_queued_tokens,
+            max_queued_texts: config.max_queued_texts,
+            request_timeout_seconds: config.request_timeout.map(|limit| limit.as_secs_f64()),
+        },
+        synthetic: model.synthetic,
+        warning: model.warning(),
+        version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// Measures the server, for Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "Server",
+    responses(
+        (status = 200, description = "Prometheus text format", body = String, content_type = "text/plain"),
+        (status = 500, description = "Internal error", body = crate::error::ErrorBody),
+        ShutdownError,
+    ),
+)]
+pub(super) async fn metrics(State(state): State<AppState>) -> Result<Response, ApiError> {
+    let text = state.metrics().render(state.queue_depth()).map_err(|error| {
+        tracing::error!(%error, "cannot render the metrics");
+        ApiError::internal()
+    })?;
+    Ok(([(CONTENT_TYPE, HeaderValue::from_static(prometheus::TEXT_FORMAT))], text).into_response())
+}

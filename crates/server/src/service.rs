@@ -1,0 +1,283 @@
+//! From texts to embeddings: tokenise, queue, wait, finish.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use danaus_engine::{Backend, Padding, Pooling, finish};
+use danaus_model::{Encoding, Tokenizer, truncate};
+
+use crate::config::ServerConfig;
+use crate::error::{ApiError, ErrorKind};
+use crate::metrics::Metrics;
+use crate::offload::Offload;
+use crate::scheduler::{Depth, QueueLimits};
+use crate::worker::{Computed, QueuedText, SubmitError, WorkError, Worker};
+
+/// Shown wherever a synthetic model could be taken for a real one.
+pub(crate) const SYNTHETIC_WARNING: &str = "synthetic weights: vectors carry no meaning";
+
+/// A loaded model and what it takes to serve it.
+pub struct Service {
+    /// Computes.
+    pub backend: Arc<dyn Backend>,
+    /// Turns texts into token ids of the backend's vocabulary.
+    pub tokenizer: Arc<Tokenizer>,
+    /// What to call the model.
+    pub model: ModelInfo,
+}
+
+/// What a model is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// Hub id, folder name, or `synthetic`.
+    pub id: String,
+    /// The hub's commit, where it came from there.
+    pub revision: Option<String>,
+    /// Whether its weights are synthetic, so that vectors carry no meaning.
+    pub synthetic: bool,
+}
+
+impl ModelInfo {
+    /// A plain statement for synthetic models.
+    pub(crate) fn warning(&self) -> Option<&'static str> {
+        self.synthetic.then_some(SYNTHETIC_WARNING)
+    }
+}
+
+/// How a request wants its texts embedded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EmbedOptions {
+    pub(crate) truncate: bool,
+    pub(crate) dimensions: Option<usize>,
+    pub(crate) normalize: bool,
+    pub(crate) pooling: Pooling,
+}
+
+/// A request's texts, and what to call each of them in an error.
+#[derive(Debug)]
+pub(crate) struct NamedTexts {
+    pub(crate) texts: Vec<String>,
+    /// The place of the text with this index in the request, like `query[3]`.
+    pub(crate) name: fn(usize) -> String,
+    /// What the request can do about a text over the model's length.
+    pub(crate) remedy: &'static str,
+}
+
+/// A request's embeddings.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    /// One vector per text, in order.
+    pub(crate) vectors: Vec<Vec<f32>>,
+    /// Tokens of each text as the model saw it.
+    pub(crate) tokens: Vec<usize>,
+    /// Whether each text was cut.
+    pub(crate) truncated: Vec<bool>,
+    pub(crate) timing: Timing,
+}
+
+/// Where a request's time went.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timing {
+    pub(crate) tokenise: Duration,
+    pub(crate) queue: Duration,
+    pub(crate) compute: Duration,
+}
+
+/// A served model: tokeniser, worker thread and backend.
+pub(crate) struct Ready {
+    service: Service,
+    worker: Worker,
+    offload: Offload,
+    metrics: Metrics,
+    padding: Padding,
+    max_inputs: usize,
+    request_timeout: Option<Duration>,
+}
+
+/// A text's tokens as the model will see them.
+struct Prepared {
+    ids: Vec<u32>,
+    truncated: bool,
+}
+
+impl Ready {
+    /// Starts the worker thread.
+    pub(crate) fn start(
+        service: Service,
+        config: &ServerConfig,
+        metrics: Metrics,
+        offload: Offload,
+    ) -> std::io::Result<Self> {
+        let limits = QueueLimits { texts: config.max_queued_texts, tokens: config.max_queued_tokens };
+        let worker =
+            Worker::start(Arc::clone(&service.backend), limits, config.max_batch_tokens, metrics.clone())?;
+        Ok(Self {
+            service,
+            worker,
+            offload,
+            metrics,
+            padding: config.padding,
+            max_inputs: config.max_inputs,
+            request_timeout: config.request_timeout,
+        })
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        self.service.backend.as_ref()
+    }
+
+    pub(crate) fn model(&self) -> &ModelInfo {
+        &self.service.model
+    }
+
+    pub(crate) fn queue_depth(&self) -> Depth {
+        self.worker.depth()
+    }
+
+    /// Ends the worker thread; requests that still wait are answered with 503.
+    pub(crate) fn stop(&self) {
+        self.worker.stop();
+    }
+
+    /// Embeds a request's texts. Dropping the future takes the request out of the queue.
+    pub(crate) async fn embed(
+        &self,
+        request: NamedTexts,
+        options: EmbedOptions,
+    ) -> Result<Embedded, ApiError> {
+        self.check_dimensions(options.dimensions)?;
+        self.check_count(request.texts.len())?;
+        let Some(limit) = self.request_timeout else {
+            return self.embed_checked(request, options).await;
+        };
+        tokio::time::timeout(limit, self.embed_checked(request, options)).await.unwrap_or_else(|_elapsed| {
+            let message =
+                format!("No result within the server's limit of {} s per request", limit.as_secs_f64());
+            Err(ApiError::new(ErrorKind::DeadlineExceeded, message))
+        })
+    }
+
+    async fn embed_checked(&self, request: NamedTexts, options: EmbedOptions) -> Result<Embedded, ApiError> {
+        let started = Instant::now();
+        let prepared = self.prepare(request, options.truncate).await?;
+        let tokenise = started.elapsed();
+        let tokens = prepared.iter().map(|text| text.ids.len()).collect();
+        let truncated = prepared.iter().map(|text| text.truncated).collect();
+        let computed = self.compute(prepared, options.pooling).await?;
+        let timing = Timing { tokenise, queue: computed.queue, compute: computed.compute };
+        self.metrics.queued_for(computed.queue);
+        let vectors = self.finish(computed.vectors, options).await?;
+        Ok(Embedded { vectors, tokens, truncated, timing })
+    }
+
+    /// Tokenises texts as they are, whatever their length.
+    pub(crate) async fn tokenize(&self, request: NamedTexts) -> Result<Vec<Encoding>, ApiError> {
+        self.check_count(request.texts.len())?;
+        self.for_each_text(request, |encoding, _name| Ok(encoding)).await
+    }
+
+    fn check_count(&self, count: usize) -> Result<(), ApiError> {
+        if count <= self.max_inputs {
+            return Ok(());
+        }
+        let limit = self.max_inputs;
+        let message = format!("The request has {count} texts, over the limit of {limit}: split it");
+        Err(ApiError::new(ErrorKind::BatchTooLarge, message))
+    }
+
+    fn check_dimensions(&self, dimensions: Option<usize>) -> Result<(), ApiError> {
+        let most = self.backend().dimension();
+        match dimensions {
+            Some(wanted) if wanted > most => {
+                let message = format!(
+                    "dimensions: the model's vectors have {most} components, cannot keep {wanted} of them"
+                );
+                Err(ApiError::invalid_field(message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn prepare(&self, request: NamedTexts, may_truncate: bool) -> Result<Vec<Prepared>, ApiError> {
+        let limit = self.backend().max_tokens();
+        let remedy = request.remedy;
+        let prepare = move |encoding: Encoding, name: String| {
+            let mut ids = encoding.ids;
+            let tokens = ids.len();
+            if tokens > limit && !may_truncate {
+                let message = format!(
+                    "{name}: the text has {tokens} tokens, over the model's limit of {limit}: {remedy}"
+                );
+                return Err(ApiError::new(ErrorKind::TextTooLong, message));
+            }
+            let truncated = truncate(&mut ids, limit);
+            Ok(Prepared { ids, truncated })
+        };
+        self.for_each_text(request, prepare).await
+    }
+
+    /// Tokenises every text off the runtime's threads; stops at the first error, or when the request is dropped.
+    async fn for_each_text<R: Send + 'static>(
+        &self,
+        request: NamedTexts,
+        make: impl Fn(Encoding, String) -> Result<R, ApiError> + Send + 'static,
+    ) -> Result<Vec<R>, ApiError> {
+        let tokenizer = Arc::clone(&self.service.tokenizer);
+        let bytes = request.texts.iter().map(String::len).sum();
+        let alive = Arc::new(());
+        let watched = Arc::downgrade(&alive);
+        let work = move || {
+            let still_wanted = || watched.strong_count() > 0;
+            let texts = request.texts.into_iter().enumerate().take_while(|_| still_wanted());
+            let made = texts.map(|(index, text)| {
+                let name = (request.name)(index);
+                let encoding = tokenizer
+                    .encode(&text)
+                    .map_err(|error| ApiError::invalid_field(format!("{name}: {error}")))?;
+                make(encoding, name)
+            });
+            made.collect()
+        };
+        let result = self.offload.run(bytes, work).await?;
+        drop(alive);
+        result
+    }
+
+    async fn compute(&self, prepared: Vec<Prepared>, pooling: Pooling) -> Result<Computed, ApiError> {
+        let cost = |tokens: usize| match self.padding {
+            Padding::None => tokens,
+            Padding::MaxLength => self.backend().max_tokens(),
+        };
+        let texts = prepared
+            .into_iter()
+            .map(|text| QueuedText { cost: cost(text.ids.len()), ids: text.ids, pooling })
+            .collect();
+        let submission = self.worker.submit(texts).map_err(|error| match error {
+            SubmitError::Full { full, seconds } => ApiError::new(
+                ErrorKind::Overloaded,
+                format!("The server is busy: {full}; try again in about {seconds} s"),
+            )
+            .retry_after(seconds),
+            SubmitError::Stopped => ApiError::shutting_down(),
+        })?;
+        submission.computed().await.map_err(|error| match error {
+            WorkError::Failed => ApiError::internal(),
+            WorkError::Stopped => ApiError::shutting_down(),
+        })
+    }
+
+    /// Shortens and normalises the vectors.
+    async fn finish(&self, pooled: Vec<Vec<f32>>, options: EmbedOptions) -> Result<Vec<Vec<f32>>, ApiError> {
+        let bytes = pooled.iter().map(|vector| size_of_val(vector.as_slice())).sum();
+        let work = move || {
+            let finish_one = |vector| finish(vector, options.dimensions, options.normalize);
+            let vectors: Vec<Vec<f32>> = pooled.into_iter().map(finish_one).collect();
+            let finite = vectors.iter().flatten().all(|component| component.is_finite());
+            finite.then_some(vectors)
+        };
+        self.offload.run_if_not_small(bytes, work).await?.ok_or_else(|| {
+            tracing::error!("the model's vectors have components that are not finite");
+            ApiError::internal()
+        })
+    }
+}

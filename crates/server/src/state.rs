@@ -1,0 +1,128 @@
+//! What all requests share, and the server's three phases: loading, ready, shutting down.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::config::ServerConfig;
+use crate::metrics::Metrics;
+use crate::offload::Offload;
+use crate::scheduler::Depth;
+use crate::service::{Ready, SYNTHETIC_WARNING, Service};
+
+/// What all requests share; cheap to clone.
+///
+/// New, it serves everything but what needs a model: see [`AppState::set_ready`].
+#[derive(Clone)]
+pub struct AppState(Arc<Inner>);
+
+struct Inner {
+    config: ServerConfig,
+    metrics: Metrics,
+    offload: Offload,
+    ready: OnceLock<Arc<Ready>>,
+    shutting_down: AtomicBool,
+    request_ids: RequestIds,
+}
+
+impl AppState {
+    /// A server whose model is still loading.
+    pub fn new(config: ServerConfig) -> Self {
+        Self(Arc::new(Inner {
+            config,
+            metrics: Metrics::new(),
+            offload: Offload::new(),
+            ready: OnceLock::new(),
+            shutting_down: AtomicBool::new(false),
+            request_ids: RequestIds::new(),
+        }))
+    }
+
+    /// Starts the worker thread on a loaded model and lets requests in. A second call changes nothing.
+    ///
+    /// # Errors
+    /// The operating system's, where it does not give us a thread.
+    pub fn set_ready(&self, service: Service) -> io::Result<()> {
+        let (info, model) = (service.backend.info().clone(), service.model.clone());
+        let (dimension, max_tokens) = (service.backend.dimension(), service.backend.max_tokens());
+        let ready = Ready::start(service, &self.0.config, self.0.metrics.clone(), self.0.offload.clone())?;
+        if self.0.ready.set(Arc::new(ready)).is_err() {
+            return Ok(());
+        }
+        self.0.metrics.model_loaded();
+        tracing::info!(
+            model = model.id,
+            revision = model.revision,
+            dimension,
+            max_tokens,
+            device = info.device,
+            instruction_set = info.instruction_set,
+            dtype = info.dtype,
+            threads = info.threads,
+            "ready"
+        );
+        if model.synthetic {
+            tracing::warn!("{SYNTHETIC_WARNING}");
+        }
+        Ok(())
+    }
+
+    /// From now on, requests are refused with 503 and `Connection: close`; those in flight go on.
+    pub fn begin_shutdown(&self) {
+        self.0.shutting_down.store(true, Ordering::Release);
+    }
+
+    /// Ends the worker thread after the batch it is computing; requests that still wait get 503.
+    pub(crate) fn stop_worker(&self) {
+        if let Some(ready) = self.0.ready.get() {
+            ready.stop();
+        }
+    }
+
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.0.shutting_down.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn ready(&self) -> Option<Arc<Ready>> {
+        self.0.ready.get().cloned()
+    }
+
+    pub(crate) fn queue_depth(&self) -> Depth {
+        self.0.ready.get().map(|ready| ready.queue_depth()).unwrap_or_default()
+    }
+
+    pub(crate) fn config(&self) -> &ServerConfig {
+        &self.0.config
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    pub(crate) fn offload(&self) -> &Offload {
+        &self.0.offload
+    }
+
+    pub(crate) fn new_request_id(&self) -> String {
+        self.0.request_ids.next()
+    }
+}
+
+/// Ids for requests that bring none: a random number per server and a count.
+struct RequestIds {
+    server: u64,
+    count: AtomicU64,
+}
+
+impl RequestIds {
+    fn new() -> Self {
+        // The standard library keys its hash maps from the system's random numbers: the hash of nothing is one.
+        Self { server: RandomState::new().build_hasher().finish(), count: AtomicU64::new(0) }
+    }
+
+    fn next(&self) -> String {
+        format!("{:016x}-{:x}", self.server, self.count.fetch_add(1, Ordering::Relaxed))
+    }
+}
