@@ -6,7 +6,7 @@ mod device;
 mod embedding;
 
 pub use backend::{Backend, BackendInfo, Text};
-pub use cpu::CpuBackend;
+pub use cpu::{CpuBackend, Observer};
 pub use device::{BackendOptions, Device, Dtype, load_backend};
 pub use embedding::{Padding, Pooling, finish};
 

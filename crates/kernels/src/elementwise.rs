@@ -9,12 +9,12 @@ use crate::shared::SharedMatrix;
 /// Rows that one task takes.
 pub(crate) const ROWS_PER_TASK: usize = 64;
 
-/// `target[i][j] *= factor[i][j]`, both `[rows, cols]`.
+/// `out[i][j] = a[i][j] * b[i][j]`, all `[rows, cols]`.
 ///
 /// # Panics
 /// Where shapes differ.
-pub fn multiply(compute: &Compute, target: MatrixMut<'_>, factor: Matrix<'_>) {
-    for_each_row(compute, target, |row, target| Multiply(target, factor.row(row)));
+pub fn product(compute: &Compute, a: Matrix<'_>, b: Matrix<'_>, out: MatrixMut<'_>) {
+    for_each_row(compute, out, |row, out| Product(out, a.row(row), b.row(row)));
 }
 
 /// `target[i][j] = target[i][j] * factor[i][j] + addend[i][j]`, all `[rows, cols]`, each product rounded.
@@ -42,14 +42,14 @@ where
     });
 }
 
-struct Multiply<'a>(&'a mut [f32], &'a [f32]);
+struct Product<'a>(&'a mut [f32], &'a [f32], &'a [f32]);
 
-impl Vectorized for Multiply<'_> {
+impl Vectorized for Product<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        assert_eq!(self.0.len(), self.1.len());
-        self.0.iter_mut().zip(self.1).for_each(|(x, y)| *x *= y);
+        assert!(self.0.len() == self.1.len() && self.0.len() == self.2.len());
+        self.0.iter_mut().zip(self.1).zip(self.2).for_each(|((out, a), b)| *out = a * b);
     }
 }
 

@@ -34,8 +34,8 @@ pub enum Epilogue<'a> {
     Store,
     /// A bias per output.
     Bias(&'a [f32]),
-    /// A bias per output, and a matrix of the output's shape.
-    BiasResidual(&'a [f32], Matrix<'a>),
+    /// A bias per output, and what the output held before.
+    BiasResidual(&'a [f32]),
 }
 
 impl PackedWeight {
@@ -92,11 +92,8 @@ impl PackedWeight {
     fn check(&self, a: &Matrix<'_>, out: &SharedMatrix<'_>, epilogue: &Epilogue<'_>) {
         assert_eq!(a.cols(), self.inputs, "inputs");
         assert_eq!((out.rows(), out.cols()), (a.rows(), self.outputs), "shape of the output");
-        if let Epilogue::Bias(bias) | Epilogue::BiasResidual(bias, _) = epilogue {
+        if let Epilogue::Bias(bias) | Epilogue::BiasResidual(bias) = epilogue {
             assert_eq!(bias.len(), self.outputs, "bias");
-        }
-        if let Epilogue::BiasResidual(_, residual) = epilogue {
-            assert_eq!((residual.rows(), residual.cols()), (a.rows(), self.outputs), "shape of the residual");
         }
     }
 }
@@ -149,7 +146,8 @@ impl Block<'_> {
         for panel in self.panels.clone() {
             let weights = &self.weight.panels[panel * width * inputs..(panel + 1) * width * inputs];
             for first in self.rows.clone().step_by(ROWS) {
-                let rows: [&[f32]; ROWS] = std::array::from_fn(|r| self.a.row((first + r).min(self.rows.end - 1)));
+                let rows: [&[f32]; ROWS] =
+                    std::array::from_fn(|r| self.a.row((first + r).min(self.rows.end - 1)));
                 let sums = tile::<S, ROWS, VECTORS, LANES>(simd, rows, weights, inputs);
                 for (r, sums) in sums.iter().enumerate().take(self.rows.end - first) {
                     self.store(first + r, panel * width, sums);
@@ -177,10 +175,9 @@ impl Block<'_> {
                     let terms = out.iter_mut().zip(&sums.0).zip(&bias[range]);
                     terms.for_each(|((out, sum), bias)| *out = sum + bias);
                 }
-                Epilogue::BiasResidual(bias, residual) => {
-                    let terms = out.iter_mut().zip(&sums.0).zip(&bias[range.clone()]);
-                    let terms = terms.zip(&residual.row(row)[range]);
-                    terms.for_each(|(((out, sum), bias), residual)| *out = sum + bias + residual);
+                Epilogue::BiasResidual(bias) => {
+                    let terms = out.iter_mut().zip(&sums.0).zip(&bias[range]);
+                    terms.for_each(|((out, sum), bias)| *out += sum + bias);
                 }
             }
         }

@@ -25,7 +25,7 @@ mod short_conv;
 
 pub use activation::gelu_gate;
 pub use compute::Compute;
-pub use elementwise::{add_product, multiply};
+pub use elementwise::{add_product, product};
 pub use gemm::{Epilogue, PackedWeight};
 pub use implicit_filter::{FilterMlp, FilterTaps, SineLayer};
 pub use layer_norm::layer_norm;

@@ -81,7 +81,10 @@ impl LongFilter {
     /// Where `length` is no [`filter_length`] or the channels disagree.
     pub fn new(compute: &Compute, plans: &FftPlans, taps: &FilterTaps, skip: &[f32], length: usize) -> Self {
         assert_eq!(filter_length(length), length, "length");
-        assert!(taps.forward.len().is_multiple_of(skip.len()) && taps.forward.len() == taps.reverse.len(), "taps");
+        assert!(
+            taps.forward.len().is_multiple_of(skip.len()) && taps.forward.len() == taps.reverse.len(),
+            "taps"
+        );
         let form = if length <= DIRECT_TOKENS {
             Form::Direct(direct_taps(taps, skip.len(), length))
         } else {
@@ -110,7 +113,8 @@ fn direct_taps(taps: &FilterTaps, channels: usize, length: usize) -> Vec<f32> {
         direct[forward..forward + channels].copy_from_slice(&taps.forward[p * channels..(p + 1) * channels]);
         if p + 1 < length {
             let reverse = (length - 2 - p) * channels;
-            direct[reverse..reverse + channels].copy_from_slice(&taps.reverse[p * channels..(p + 1) * channels]);
+            direct[reverse..reverse + channels]
+                .copy_from_slice(&taps.reverse[p * channels..(p + 1) * channels]);
         }
     }
     direct
@@ -125,7 +129,8 @@ impl Spectra {
         };
         let positions = (taps.forward.len() / channels).min(length);
         let mut values = vec![Complex32::default(); channels * (length + 1)];
-        let slots: Vec<Mutex<&mut [Complex32]>> = values.chunks_exact_mut(length + 1).map(Mutex::new).collect();
+        let slots: Vec<Mutex<&mut [Complex32]>> =
+            values.chunks_exact_mut(length + 1).map(Mutex::new).collect();
         compute.for_each(channels, |c| {
             let mut kernel = vec![0.0; n];
             for p in 0..positions {
@@ -138,7 +143,9 @@ impl Spectra {
             kernel.iter_mut().for_each(|tap| *tap /= n as f32);
             let mut slot = slots[c].lock().unwrap_or_else(PoisonError::into_inner);
             let mut scratch = forward.make_scratch_vec();
-            forward.process_with_scratch(&mut kernel, &mut slot, &mut scratch).expect("lengths agree with the plan");
+            forward
+                .process_with_scratch(&mut kernel, &mut slot, &mut scratch)
+                .expect("lengths agree with the plan");
         });
         drop(slots);
         Self { values, forward, inverse }
@@ -161,7 +168,11 @@ pub fn long_conv(
     let channels = x.cols();
     assert!((out.rows(), out.cols()) == (x.rows(), channels) && filters.len() == texts.len(), "shapes");
     for (text, filter) in texts.iter().zip(filters) {
-        assert_eq!((filter.length, filter.skip.len()), (filter_length(text.len()), channels), "filter of a text");
+        assert_eq!(
+            (filter.length, filter.skip.len()),
+            (filter_length(text.len()), channels),
+            "filter of a text"
+        );
     }
     let cuts = channels.div_ceil(CHANNELS_PER_TASK);
     compute.for_each(texts.len() * cuts, |task| {
@@ -275,14 +286,18 @@ impl Spectra {
     ) {
         let (forward, inverse) = (&self.forward, &self.inverse);
         let forward_scratch = &mut scratch[..forward.get_scratch_len()];
-        forward.process_with_scratch(sequence, spectrum, forward_scratch).expect("lengths agree with the plan");
+        forward
+            .process_with_scratch(sequence, spectrum, forward_scratch)
+            .expect("lengths agree with the plan");
         let bins = spectrum.len();
         compute.isa().run(Product(spectrum, &self.values[channel * bins..(channel + 1) * bins]));
         // Both ends of a real sequence's spectrum are real; only a non-finite input makes them otherwise.
         spectrum[0].im = 0.0;
         spectrum[bins - 1].im = 0.0;
         let inverse_scratch = &mut scratch[..inverse.get_scratch_len()];
-        inverse.process_with_scratch(spectrum, sequence, inverse_scratch).expect("lengths agree with the plan");
+        inverse
+            .process_with_scratch(spectrum, sequence, inverse_scratch)
+            .expect("lengths agree with the plan");
     }
 }
 

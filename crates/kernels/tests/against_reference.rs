@@ -5,11 +5,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use danaus_kernels::{
-    Compute, Epilogue, FftPlans, FilterMlp, FilterTaps, LongFilter, Matrix, MatrixMut, PackedWeight, ShortFilter,
-    SineLayer, add_product, filter_length, gelu_gate, layer_norm, long_conv, multiply, reference, short_conv,
+    Compute, Epilogue, FftPlans, FilterMlp, FilterTaps, LongFilter, Matrix, MatrixMut, PackedWeight,
+    ShortFilter, SineLayer, add_product, filter_length, gelu_gate, layer_norm, long_conv, product, reference,
+    short_conv,
 };
 use danaus_simd::Isa;
 use proptest::prelude::*;
+
+/// Weight, bias and frequencies of a sine layer.
+type Sine = (Vec<f32>, Vec<f32>, Vec<f32>);
 
 /// Every instruction set, on one thread and on three.
 fn machines() -> Vec<Compute> {
@@ -63,10 +67,19 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 /// Ranges of the given lengths, end to end.
 fn pack(lengths: &[usize]) -> Vec<Range<usize>> {
-    lengths.iter().scan(0, |end, &n| Some((std::mem::replace(end, *end + n), n))).map(|(s, n)| s..s + n).collect()
+    lengths
+        .iter()
+        .scan(0, |end, &n| Some((std::mem::replace(end, *end + n), n)))
+        .map(|(s, n)| s..s + n)
+        .collect()
 }
 
-fn long_filters(compute: &Compute, taps: &FilterTaps, skip: &[f32], lengths: &[usize]) -> Vec<Arc<LongFilter>> {
+fn long_filters(
+    compute: &Compute,
+    taps: &FilterTaps,
+    skip: &[f32],
+    lengths: &[usize],
+) -> Vec<Arc<LongFilter>> {
     let plans = FftPlans::default();
     let filter = |&n: &usize| Arc::new(LongFilter::new(compute, &plans, taps, skip, filter_length(n)));
     lengths.iter().map(filter).collect()
@@ -83,7 +96,8 @@ proptest! {
         let expected: Vec<f64> = product.iter().zip(&residual).map(|(x, &r)| x + f64::from(r)).collect();
         check(rows * outputs, 1e-5, &expected, |compute, out| {
             let weight = PackedWeight::new(compute, &w, outputs, inputs);
-            let epilogue = Epilogue::BiasResidual(&bias, Matrix::new(&residual, outputs));
+            out.copy_from_slice(&residual);
+            let epilogue = Epilogue::BiasResidual(&bias);
             weight.multiply(compute, Matrix::new(&a, inputs), MatrixMut::new(out, outputs), epilogue);
         });
     }
@@ -164,8 +178,7 @@ proptest! {
         let (factor, addend) = (values(seed ^ 4, x.len()), values(seed ^ 5, x.len()));
         let expected: Vec<f64> = (0..x.len()).map(|i| f64::from(x[i]) * f64::from(factor[i]) * f64::from(factor[i]) + f64::from(addend[i])).collect();
         check(x.len(), 1e-6, &expected, |compute, out| {
-            out.copy_from_slice(&x);
-            multiply(compute, MatrixMut::new(out, channels), Matrix::new(&factor, channels));
+            product(compute, Matrix::new(&x, channels), Matrix::new(&factor, channels), MatrixMut::new(out, channels));
             add_product(compute, MatrixMut::new(out, channels), Matrix::new(&factor, channels), Matrix::new(&addend, channels));
         });
     }
@@ -182,15 +195,13 @@ proptest! {
         let output: Vec<f32> = values(seed ^ 30, channels * order).iter().map(|w| 0.02 * w).collect();
         let (features, time, deltas) = (values(seed ^ 31, positions * inputs), values(seed ^ 32, positions), values(seed ^ 33, channels));
         let time: Vec<f32> = time.iter().map(|t| t.abs()).collect();
-        let layer = |(w, b, f): &(Vec<f32>, Vec<f32>, Vec<f32>)| reference::SineLayer { weight: wide(w), bias: wide(b), frequency: wide(f) };
+        let layer = |(w, b, f): &Sine| reference::SineLayer { weight: wide(w), bias: wide(b), frequency: wide(f) };
         let mlp = reference::FilterMlp { sine_layers: parts.iter().map(layer).collect(), output: wide(&output) };
         let expected = reference::filter_taps(&mlp, &wide(&features), &wide(&time), &wide(&deltas));
-        check(positions * channels, 1e-5, &expected, |compute, out| {
-            let layer = |(i, (w, b, f)): (usize, &(Vec<f32>, Vec<f32>, Vec<f32>))| SineLayer {
-                weight: PackedWeight::new(compute, w, order, widths[i]), bias: b.clone(), frequency: f.clone(),
-            };
+        check(positions * channels, 1e-7, &expected, |compute, out| {
+            let layer = |(w, b, f): &Sine| SineLayer::new(w, b, &wide(f));
             let mlp = FilterMlp {
-                sine_layers: parts.iter().enumerate().map(layer).collect(),
+                sine_layers: parts.iter().map(layer).collect(),
                 output: PackedWeight::new(compute, &output, channels, order),
             };
             out.copy_from_slice(&mlp.taps(compute, Matrix::new(&features, inputs), &time, &deltas));
@@ -217,7 +228,11 @@ fn a_text_convolves_alike_alone_and_between_neighbours() {
             let alone = run(&[tokens], &x);
             let neighbour = vec![f32::INFINITY; 40 * channels];
             let batch = run(&[40, tokens, 40], &[&neighbour[..], &x, &neighbour].concat());
-            assert_eq!(bits(&alone), bits(&batch[40 * channels..(40 + tokens) * channels]), "{tokens} tokens");
+            assert_eq!(
+                bits(&alone),
+                bits(&batch[40 * channels..(40 + tokens) * channels]),
+                "{tokens} tokens"
+            );
         }
     }
 }
@@ -236,7 +251,13 @@ fn non_finite_values_stay_in_their_row() {
         for (row, out) in out.chunks_exact(30).enumerate() {
             assert_eq!(out.iter().all(|y| y.is_finite()), row != 3 && row != 5, "row {row}");
         }
-        layer_norm(&compute, MatrixMut::new(&mut x, channels), &values(3, channels), &values(4, channels), 1e-5);
+        layer_norm(
+            &compute,
+            MatrixMut::new(&mut x, channels),
+            &values(3, channels),
+            &values(4, channels),
+            1e-5,
+        );
         for (row, x) in x.chunks_exact(channels).enumerate() {
             assert_eq!(x.iter().all(|y| y.is_finite()), row != 3 && row != 5, "row {row}");
         }

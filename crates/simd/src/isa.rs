@@ -40,6 +40,11 @@ pub trait Simd: Copy {
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
         if Self::FUSED { a.mul_add(b, c) } else { a * b + c }
     }
+    /// [`mul_add`](Simd::mul_add) in float64.
+    #[inline(always)]
+    fn mul_add_f64(self, a: f64, b: f64, c: f64) -> f64 {
+        if Self::FUSED { a.mul_add(b, c) } else { a * b + c }
+    }
 }
 
 /// AVX-512 F, BW, DQ and VL, with FMA.
@@ -78,7 +83,12 @@ pub struct IsaParseError {
 impl fmt::Display for IsaParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
-        write!(f, "instruction set {:?} is unknown or not on this CPU: expected one of {}", self.name, names.join(", "))
+        write!(
+            f,
+            "instruction set {:?} is unknown or not on this CPU: expected one of {}",
+            self.name,
+            names.join(", ")
+        )
     }
 }
 

@@ -38,10 +38,6 @@ impl<const N: usize> Lanes<N> {
     /// `self + a * b`, lane by lane, with [`Simd::mul_add`]'s rounding.
     #[inline(always)]
     pub fn add_product<S: Simd>(self, simd: S, a: Self, b: Self) -> Self {
-        let mut sum = self.0;
-        for lane in 0..N {
-            sum[lane] = simd.mul_add(a.0[lane], b.0[lane], sum[lane]);
-        }
-        Self(sum)
+        Self(std::array::from_fn(|lane| simd.mul_add(a.0[lane], b.0[lane], self.0[lane])))
     }
 }

@@ -50,8 +50,12 @@ pub fn block_diagonal(x: &[f64], weight: &[f64], blocks: usize, p: usize) -> Vec
 pub fn short_conv(x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
     let channels = bias.len();
     let at = |i: usize, back: usize, c: usize| if i >= back { x[(i - back) * channels + c] } else { 0.0 };
-    let value = |i: usize, c: usize| (0..3).map(|k| at(i, 2 - k, c) * weight[3 * c + k]).sum::<f64>() + bias[c];
-    (0..x.len() / channels).flat_map(|i| (0..channels).map(move |c| (i, c))).map(|(i, c)| value(i, c)).collect()
+    let value =
+        |i: usize, c: usize| (0..3).map(|k| at(i, 2 - k, c) * weight[3 * c + k]).sum::<f64>() + bias[c];
+    (0..x.len() / channels)
+        .flat_map(|i| (0..channels).map(move |c| (i, c)))
+        .map(|(i, c)| value(i, c))
+        .collect()
 }
 
 /// `y[i] = sum_{j<=i} forward[i-j] x[j] + sum_{j>i} reverse[j-i-1] x[j] + skip x[i]`: x and taps `[tokens, C]`.
@@ -61,7 +65,9 @@ pub fn long_conv(x: &[f64], forward: &[f64], reverse: &[f64], skip: &[f64]) -> V
     let mut y = vec![0.0; x.len()];
     for i in 0..tokens {
         for c in 0..channels {
-            let tap = |j: usize| if j <= i { forward[(i - j) * channels + c] } else { reverse[(j - i - 1) * channels + c] };
+            let tap = |j: usize| {
+                if j <= i { forward[(i - j) * channels + c] } else { reverse[(j - i - 1) * channels + c] }
+            };
             let sum: f64 = (0..tokens).map(|j| tap(j) * x[j * channels + c]).sum();
             y[i * channels + c] = sum + skip[c] * x[i * channels + c];
         }
@@ -82,7 +88,8 @@ pub fn layer_norm(x: &[f64], weight: &[f64], bias: &[f64], epsilon: f64) -> Vec<
 
 /// `gelu(x[:, :I]) * x[:, I:]` for x `[rows, 2I]`.
 pub fn gelu_gate(x: &[f64], intermediate: usize) -> Vec<f64> {
-    let row = |x: &[f64]| -> Vec<f64> { (0..intermediate).map(|j| gelu(x[j]) * x[intermediate + j]).collect() };
+    let row =
+        |x: &[f64]| -> Vec<f64> { (0..intermediate).map(|j| gelu(x[j]) * x[intermediate + j]).collect() };
     x.chunks_exact(2 * intermediate).flat_map(row).collect()
 }
 

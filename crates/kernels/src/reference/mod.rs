@@ -5,5 +5,6 @@
 mod functions;
 
 pub use functions::{
-    block_diagonal, filter_taps, gelu, gelu_gate, layer_norm, linear, long_conv, short_conv, FilterMlp, SineLayer,
+    FilterMlp, SineLayer, block_diagonal, filter_taps, gelu, gelu_gate, layer_norm, linear, long_conv,
+    short_conv,
 };

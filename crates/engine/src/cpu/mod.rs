@@ -1,0 +1,187 @@
+//! The CPU backend.
+
+mod filters;
+mod forward;
+mod pooling;
+mod weights;
+mod workspace;
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use danaus_kernels::Compute;
+use danaus_model::{LoadedModel, ModelConfig};
+use danaus_simd::Isa;
+
+use crate::{Backend, BackendInfo, BackendOptions, EngineError, Padding, Text};
+use filters::FilterBank;
+use weights::EncoderWeights;
+use workspace::Workspace;
+
+/// Tokens that one forward pass takes (a longer text has a pass to itself): enough rows to keep every core busy, few
+/// enough that activations stay small.
+const PASS_TOKENS: usize = 2048;
+
+/// Receives the values of each stage of a forward pass, for tests and for finding where two implementations part.
+pub trait Observer {
+    /// `values` is `[tokens, channels]`. Stages, layer by layer: `embeddings` (once), then `short_conv`, `long_conv`,
+    /// `residual_long_conv`, `mixer`, `layer`.
+    fn stage(&mut self, name: &'static str, values: &[f32]);
+}
+
+impl Observer for () {
+    fn stage(&mut self, _: &'static str, _: &[f32]) {}
+}
+
+/// M2-BERT on the CPU, in float32.
+#[derive(Debug)]
+pub struct CpuBackend {
+    info: BackendInfo,
+    config: ModelConfig,
+    padding: Padding,
+    compute: Compute,
+    weights: EncoderWeights,
+    filters: FilterBank,
+    workspace: Mutex<Workspace>,
+}
+
+/// One forward pass: token ids end to end, and which of them belong to which text.
+#[derive(Debug, Default)]
+pub(crate) struct Pass {
+    ids: Vec<u32>,
+    /// Rows of each text, its padding included.
+    texts: Vec<Range<usize>>,
+}
+
+impl Pass {
+    fn push(&mut self, ids: &[u32], length: usize, pad: u32) {
+        let start = self.ids.len();
+        self.ids.extend_from_slice(ids);
+        self.ids.resize(start + length.max(ids.len()), pad);
+        self.texts.push(start..self.ids.len());
+    }
+}
+
+impl CpuBackend {
+    /// Packs the model's weights for this CPU.
+    ///
+    /// # Errors
+    /// An instruction set that the CPU does not have, or threads that the system refuses.
+    pub fn new(model: &LoadedModel, options: &BackendOptions) -> Result<Self, EngineError> {
+        let isa = match &options.instruction_set {
+            Some(name) => Isa::by_name(name).map_err(|error| EngineError::Unsupported(error.to_string()))?,
+            None => Isa::best(),
+        };
+        let available = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = options.threads.unwrap_or_else(available).max(1);
+        let compute = Compute::new(isa, threads).map_err(|error| {
+            EngineError::Unsupported(format!("{threads} compute threads cannot be started: {error}"))
+        })?;
+        let info = BackendInfo { device: "cpu", instruction_set: isa.name(), dtype: "f32", threads };
+        Ok(Self {
+            info,
+            config: model.config.clone(),
+            padding: options.padding,
+            weights: EncoderWeights::new(&compute, model),
+            filters: FilterBank::new(&compute, model, options.filter_cache_bytes),
+            workspace: Mutex::default(),
+            compute,
+        })
+    }
+
+    /// Last hidden states `[tokens, H]` of one text, without padding, each stage shown to `observer`.
+    ///
+    /// # Errors
+    /// As [`Backend::embed`].
+    pub fn hidden_states(
+        &self,
+        ids: &[u32],
+        observer: &mut (dyn Observer + Send),
+    ) -> Result<Vec<f32>, EngineError> {
+        self.check(&[Text { ids, pooling: crate::Pooling::Mean }])?;
+        let mut pass = Pass::default();
+        pass.push(ids, ids.len(), self.config.pad_token_id);
+        let mut guard = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
+        let workspace = &mut *guard;
+        self.compute.enter(|| self.forward(&pass, workspace, observer));
+        Ok(workspace.hidden().to_vec())
+    }
+
+    /// Tokens that a text fills in the encoder.
+    fn padded_length(&self, text: &Text<'_>) -> usize {
+        match self.padding {
+            Padding::None => text.ids.len(),
+            Padding::MaxLength => self.max_tokens(),
+        }
+    }
+
+    fn check(&self, texts: &[Text<'_>]) -> Result<(), EngineError> {
+        let (max_tokens, vocabulary) = (self.max_tokens(), self.config.vocab_size);
+        for (index, text) in texts.iter().enumerate() {
+            let tokens = text.ids.len();
+            if tokens == 0 {
+                return Err(EngineError::EmptyText { index });
+            }
+            if tokens > max_tokens {
+                return Err(EngineError::TextTooLong { index, tokens, max_tokens });
+            }
+            if let Some(&id) = text.ids.iter().find(|&&id| id as usize >= vocabulary) {
+                return Err(EngineError::UnknownToken { index, id, vocabulary });
+            }
+        }
+        Ok(())
+    }
+
+    /// Texts `texts[range]` in one pass.
+    fn embed_pass(&self, texts: &[Text<'_>], workspace: &mut Workspace) -> Vec<Vec<f32>> {
+        let mut pass = Pass::default();
+        for text in texts {
+            pass.push(text.ids, self.padded_length(text), self.config.pad_token_id);
+        }
+        self.forward(&pass, workspace, &mut ());
+        let hidden = workspace.hidden();
+        let width = self.config.hidden_size;
+        let rows =
+            |range: &Range<usize>, count: usize| &hidden[range.start * width..(range.start + count) * width];
+        let pooled = texts.iter().zip(&pass.texts).map(|(text, range)| {
+            let hidden = rows(range, text.ids.len());
+            self.pool(hidden, text.pooling)
+        });
+        pooled.collect()
+    }
+}
+
+impl Backend for CpuBackend {
+    fn info(&self) -> &BackendInfo {
+        &self.info
+    }
+
+    fn dimension(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.config.max_tokens()
+    }
+
+    fn embed(&self, texts: &[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.check(texts)?;
+        // A pass that panicked leaves nothing behind that the next one reads: every buffer is written before it is read.
+        let mut guard = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
+        let workspace = &mut *guard;
+        let mut embeddings = Vec::with_capacity(texts.len());
+        let mut rest = texts;
+        while !rest.is_empty() {
+            let mut tokens = 0;
+            let fits = rest.iter().take_while(|text| {
+                tokens += self.padded_length(text);
+                tokens <= PASS_TOKENS
+            });
+            let (pass, others) = rest.split_at(fits.count().max(1));
+            embeddings.extend(self.compute.enter(|| self.embed_pass(pass, workspace)));
+            rest = others;
+        }
+        workspace.shrink();
+        Ok(embeddings)
+    }
+}

@@ -1,0 +1,47 @@
+//! One vector from a text's hidden states.
+
+use danaus_kernels::{Epilogue, Matrix, MatrixMut};
+
+use super::CpuBackend;
+use crate::Pooling;
+
+impl CpuBackend {
+    /// Pools a text's hidden states `[tokens, H]` (its padding left out) into one vector [H], not normalised.
+    pub(super) fn pool(&self, hidden: &[f32], pooling: Pooling) -> Vec<f32> {
+        let width = self.config.hidden_size;
+        let first = || hidden[..width].to_vec();
+        match pooling {
+            Pooling::Mean => mean(hidden, width),
+            Pooling::Cls => first(),
+            // The model's own `sentence_embedding`.
+            Pooling::Model if self.config.use_cls_token => first(),
+            Pooling::Model if self.config.pool_all => self.pooler(&mean(hidden, width)),
+            Pooling::Model => self.pooler(&first()),
+        }
+    }
+
+    /// `tanh(dense(x))`
+    fn pooler(&self, x: &[f32]) -> Vec<f32> {
+        let (pooler, width) = (&self.weights.pooler, x.len());
+        let mut out = vec![0.0; width];
+        let epilogue = Epilogue::Bias(&pooler.bias);
+        pooler.weight.multiply(
+            &self.compute,
+            Matrix::new(x, width),
+            MatrixMut::new(&mut out, width),
+            epilogue,
+        );
+        out.iter_mut().for_each(|x| *x = x.tanh());
+        out
+    }
+}
+
+/// Mean over rows `[tokens, width]`, summed in float64 in the tokens' order.
+fn mean(rows: &[f32], width: usize) -> Vec<f32> {
+    let mut sums = vec![0.0f64; width];
+    for row in rows.chunks_exact(width) {
+        sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+    }
+    let tokens = (rows.len() / width) as f64;
+    sums.into_iter().map(|sum| (sum / tokens) as f32).collect()
+}

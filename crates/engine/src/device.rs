@@ -1,0 +1,131 @@
+//! Choosing where a model is computed.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use danaus_model::LoadedModel;
+
+use crate::{Backend, CpuBackend, EngineError, Padding};
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The fastest device that this build and this machine have.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+    /// An Apple GPU.
+    Metal,
+}
+
+/// The type of weights and activations in the matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dtype {
+    /// The best one for the device: float32 on the CPU.
+    #[default]
+    Auto,
+    /// float32.
+    F32,
+}
+
+impl Device {
+    /// The names that [`FromStr`] takes.
+    pub const NAMES: [&'static str; 4] = ["auto", "cpu", "cuda", "metal"];
+}
+
+impl Dtype {
+    /// The names that [`FromStr`] takes.
+    pub const NAMES: [&'static str; 2] = ["auto", "f32"];
+}
+
+impl FromStr for Device {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda),
+            "metal" => Ok(Device::Metal),
+            _ => Err(format!("unknown device {name:?}: expected one of {}", Self::NAMES.join(", "))),
+        }
+    }
+}
+
+impl FromStr for Dtype {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "auto" => Ok(Dtype::Auto),
+            "f32" => Ok(Dtype::F32),
+            _ => Err(format!("unknown dtype {name:?}: expected one of {}", Self::NAMES.join(", "))),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Device::Auto => "auto",
+            Device::Cpu => "cpu",
+            Device::Cuda => "cuda",
+            Device::Metal => "metal",
+        })
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Dtype::Auto => "auto",
+            Dtype::F32 => "f32",
+        })
+    }
+}
+
+/// How to make a backend.
+#[derive(Debug, Clone)]
+pub struct BackendOptions {
+    /// Where to compute.
+    pub device: Device,
+    /// The type of the matrix products.
+    pub dtype: Dtype,
+    /// CPU threads; `None` for as many as the process may use (affinity and cgroup limits count).
+    pub threads: Option<usize>,
+    /// What surrounds a text in the encoder.
+    pub padding: Padding,
+    /// Memory for filters kept between passes, in bytes; filters beyond it are computed anew in each pass.
+    pub filter_cache_bytes: usize,
+    /// Instruction set by name (`avx512`, `avx2`, `portable`); `None` for the CPU's best.
+    pub instruction_set: Option<String>,
+}
+
+impl Default for BackendOptions {
+    fn default() -> Self {
+        Self {
+            device: Device::Auto,
+            dtype: Dtype::Auto,
+            threads: None,
+            padding: Padding::None,
+            filter_cache_bytes: 1 << 30,
+            instruction_set: None,
+        }
+    }
+}
+
+/// Makes the backend that `options` ask for.
+///
+/// # Errors
+/// A device that this build does not have, a model that cannot be computed with, or threads that the system refuses.
+pub fn load_backend(model: &LoadedModel, options: &BackendOptions) -> Result<Arc<dyn Backend>, EngineError> {
+    match options.device {
+        Device::Auto | Device::Cpu => Ok(Arc::new(CpuBackend::new(model, options)?)),
+        Device::Cuda | Device::Metal => Err(EngineError::Unsupported(format!(
+            "device {} was asked for, but this build of danaus computes on the CPU only: use --device cpu or auto",
+            options.device
+        ))),
+    }
+}

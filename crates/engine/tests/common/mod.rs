@@ -1,0 +1,118 @@
+//! What the golden tests share: fixtures, and the comparison that names the worst component.
+#![allow(dead_code)] // each test binary uses its part
+
+use std::path::PathBuf;
+
+use danaus_engine::{Backend, BackendOptions, CpuBackend, Padding, Pooling, Text, finish};
+use danaus_model::{LoadedModel, ModelConfig, synthetic};
+use danaus_simd::Isa;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+pub struct Embeddings {
+    pub cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+pub struct Case {
+    pub ids: Option<Vec<u32>>,
+    pub length: Option<usize>,
+    pub pooling: String,
+    pub pad_to: Option<usize>,
+    pub embedding: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+pub struct Stages {
+    pub ids: Vec<u32>,
+    pub stages: Vec<Stage>,
+    pub last_hidden_state: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+pub struct Stage {
+    pub stage: String,
+    pub values: Vec<f32>,
+}
+
+impl Case {
+    pub fn tokens(&self) -> usize {
+        self.ids.as_ref().map(Vec::len).or(self.length).unwrap()
+    }
+
+    /// The ids of an 80M case follow from its length where they are not listed.
+    pub fn ids(&self) -> Vec<u32> {
+        self.ids.clone().unwrap_or_else(|| golden_ids(self.tokens()))
+    }
+
+    pub fn pooling(&self) -> Pooling {
+        match self.pooling.as_str() {
+            "pooler" => Pooling::Model,
+            name => name.parse().unwrap(),
+        }
+    }
+
+    pub fn padding(&self) -> Padding {
+        if self.pad_to.is_some() { Padding::MaxLength } else { Padding::None }
+    }
+}
+
+pub fn golden_ids(tokens: usize) -> Vec<u32> {
+    let draws = synthetic::uniform(&format!("ids.{tokens}"), 1, tokens);
+    draws.into_iter().map(|u| 1000 + ((f64::from(u) + 1.0) / 2.0 * 29522.0).floor() as u32).collect()
+}
+
+pub fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(path)
+}
+
+pub fn read<T: for<'de> Deserialize<'de>>(path: &str) -> T {
+    serde_json::from_slice(&std::fs::read(fixture(path)).unwrap()).unwrap()
+}
+
+pub fn backend(model: &LoadedModel, padding: Padding) -> CpuBackend {
+    CpuBackend::new(model, &BackendOptions { padding, ..BackendOptions::default() }).unwrap()
+}
+
+/// A backend for each instruction set of this machine.
+pub fn backends(model: &LoadedModel, padding: Padding) -> Vec<CpuBackend> {
+    let options = |isa: Isa| BackendOptions {
+        padding,
+        instruction_set: Some(isa.name().to_owned()),
+        ..BackendOptions::default()
+    };
+    Isa::available().into_iter().map(|isa| CpuBackend::new(model, &options(isa)).unwrap()).collect()
+}
+
+pub fn embed(backend: &dyn Backend, ids: &[u32], pooling: Pooling) -> Vec<f32> {
+    let pooled = backend.embed(&[Text { ids, pooling }]).unwrap().remove(0);
+    finish(pooled, None, true)
+}
+
+pub fn largest_error(got: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let errors = got.iter().zip(expected).map(|(&g, &e)| (f64::from(g) - f64::from(e)).abs());
+    errors.fold(0.0, |worst, error| if error.is_nan() { f64::INFINITY } else { worst.max(error) })
+}
+
+pub fn cosine_distance(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
+    1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+/// A shape that tests run in milliseconds, with the real vocabulary.
+pub fn small_config() -> ModelConfig {
+    ModelConfig {
+        hidden_size: 64,
+        intermediate_size: 128,
+        num_hidden_layers: 2,
+        hyena_filter_order: 16,
+        max_position_embeddings: 300,
+        long_conv_l_max: 300,
+        ..ModelConfig::m2_bert_80m(2048)
+    }
+}

@@ -1,0 +1,84 @@
+//! The same text gives the same bits: alone, in any batch, in any order, at any thread count, before and after longer
+//! texts, with filters kept or not.
+
+mod common;
+
+use common::{bits, small_config};
+use danaus_engine::{Backend, BackendOptions, CpuBackend, EngineError, Padding, Pooling, Text};
+use danaus_model::{LoadedModel, synthetic};
+use proptest::prelude::*;
+
+fn backend(model: &LoadedModel, threads: usize, filter_cache_bytes: usize, padding: Padding) -> CpuBackend {
+    let options =
+        BackendOptions { threads: Some(threads), filter_cache_bytes, padding, ..BackendOptions::default() };
+    CpuBackend::new(model, &options).unwrap()
+}
+
+fn embed_all(backend: &CpuBackend, texts: &[Vec<u32>], pooling: Pooling) -> Vec<Vec<u32>> {
+    let texts: Vec<_> = texts.iter().map(|ids| Text { ids, pooling }).collect();
+    backend.embed(&texts).unwrap().iter().map(|v| bits(v)).collect()
+}
+
+fn texts() -> impl Strategy<Value = Vec<Vec<u32>>> {
+    let length = prop_oneof![1usize..40, 30usize..70, 1usize..=300];
+    prop::collection::vec(length.prop_flat_map(|n| prop::collection::vec(0u32..30528, n)), 1..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn alone_in_a_batch_in_any_order_on_any_number_of_threads(mut texts in texts(), pooling in 0usize..3) {
+        let pooling = [Pooling::Mean, Pooling::Cls, Pooling::Model][pooling];
+        let model = synthetic(&small_config(), 5);
+        let one = backend(&model, 1, usize::MAX, Padding::None);
+        let alone: Vec<_> = texts.iter().map(|text| embed_all(&one, std::slice::from_ref(text), pooling).remove(0)).collect();
+        for threads in [1, 2, 5] {
+            let fresh = backend(&model, threads, 0, Padding::None);
+            prop_assert_eq!(&embed_all(&fresh, &texts, pooling), &alone);
+        }
+        texts.reverse();
+        let mut reversed = embed_all(&one, &texts, pooling);
+        reversed.reverse();
+        prop_assert_eq!(reversed, alone);
+    }
+}
+
+#[test]
+fn padded_texts_too() {
+    let model = synthetic(&small_config(), 5);
+    let texts = vec![vec![101, 2054, 102], (1000..1299).collect(), vec![7; 300], vec![101, 102]];
+    let one = backend(&model, 1, usize::MAX, Padding::MaxLength);
+    let alone: Vec<_> = texts
+        .iter()
+        .map(|text| embed_all(&one, std::slice::from_ref(text), Pooling::Mean).remove(0))
+        .collect();
+    assert_eq!(embed_all(&backend(&model, 3, 0, Padding::MaxLength), &texts, Pooling::Mean), alone);
+}
+
+#[test]
+fn more_tokens_than_a_pass_takes() {
+    let model = synthetic(&small_config(), 5);
+    let texts: Vec<Vec<u32>> = (0..40).map(|i| vec![1000 + i; 20 + 7 * i as usize]).collect();
+    let one = backend(&model, 1, usize::MAX, Padding::None);
+    let alone: Vec<_> = texts
+        .iter()
+        .map(|text| embed_all(&one, std::slice::from_ref(text), Pooling::Mean).remove(0))
+        .collect();
+    assert_eq!(embed_all(&one, &texts, Pooling::Mean), alone);
+}
+
+#[test]
+fn a_bad_text_is_refused_with_its_place_and_computes_nothing() {
+    let model = synthetic(&small_config(), 5);
+    let backend = backend(&model, 1, usize::MAX, Padding::None);
+    let long = vec![1; 301];
+    let refusal = |ids: &[u32]| {
+        let good = Text { ids: &[101, 102], pooling: Pooling::Mean };
+        backend.embed(&[good, Text { ids, ..good }]).unwrap_err()
+    };
+    assert_eq!(refusal(&[]), EngineError::EmptyText { index: 1 });
+    assert_eq!(refusal(&long), EngineError::TextTooLong { index: 1, tokens: 301, max_tokens: 300 });
+    assert_eq!(refusal(&[5, 30528]), EngineError::UnknownToken { index: 1, id: 30528, vocabulary: 30528 });
+    assert!(backend.embed(&[]).unwrap().is_empty());
+}
