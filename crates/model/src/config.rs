@@ -85,7 +85,7 @@ pub enum ConfigError {
     },
 }
 
-/// A `config.json`: the model's configuration, and which of its keys the file states. Values of the others come from
+/// A `config.json`: the model's configuration, and which sizes the file states. Those of the others come from
 /// M2-BERT-80M with 32,768 tokens, until a checkpoint's shapes decide.
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
@@ -237,6 +237,22 @@ impl ModelConfig {
         Ok(())
     }
 
+    /// The sizes that tensors' shapes tell too, by their keys.
+    pub(crate) fn sizes_mut(&mut self) -> [(&'static str, &mut usize); 10] {
+        [
+            ("vocab_size", &mut self.vocab_size),
+            ("hidden_size", &mut self.hidden_size),
+            ("num_hidden_layers", &mut self.num_hidden_layers),
+            ("intermediate_size", &mut self.intermediate_size),
+            ("type_vocab_size", &mut self.type_vocab_size),
+            ("max_position_embeddings", &mut self.max_position_embeddings),
+            ("long_conv_l_max", &mut self.long_conv_l_max),
+            ("hyena_emb_dim", &mut self.hyena_emb_dim),
+            ("hyena_filter_order", &mut self.hyena_filter_order),
+            ("monarch_mlp_nblocks", &mut self.monarch_mlp_nblocks),
+        ]
+    }
+
     /// Number of parameters of a model of this shape, computed tensors included; each size must be within its bound.
     fn parameters(&self) -> usize {
         let (h, f) = (self.hidden_size, self.hyena_filter_order);
@@ -275,45 +291,19 @@ impl ConfigFile {
 
 impl From<ModelConfig> for ConfigFile {
     /// A file that states every key.
-    fn from(values: ModelConfig) -> Self {
-        let stated = SIZE_KEYS.into_iter().collect();
+    fn from(mut values: ModelConfig) -> Self {
+        let stated = values.sizes_mut().into_iter().map(|(key, _)| key).collect();
         Self { values, stated, synthetic: false }
     }
 }
 
-/// The keys that tensors' shapes tell too.
-const SIZE_KEYS: [&str; 10] = [
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "intermediate_size",
-    "type_vocab_size",
-    "max_position_embeddings",
-    "long_conv_l_max",
-    "hyena_emb_dim",
-    "hyena_filter_order",
-    "monarch_mlp_nblocks",
-];
-
-/// Overwrites what `object` states; returns the stated keys.
+/// Overwrites what `object` states; returns which sizes it states.
 fn read_values(
     object: &Map<String, Value>,
     c: &mut ModelConfig,
 ) -> Result<BTreeSet<&'static str>, ConfigError> {
     let mut stated = BTreeSet::new();
-    let sizes = [
-        ("vocab_size", &mut c.vocab_size),
-        ("hidden_size", &mut c.hidden_size),
-        ("num_hidden_layers", &mut c.num_hidden_layers),
-        ("intermediate_size", &mut c.intermediate_size),
-        ("type_vocab_size", &mut c.type_vocab_size),
-        ("max_position_embeddings", &mut c.max_position_embeddings),
-        ("long_conv_l_max", &mut c.long_conv_l_max),
-        ("hyena_emb_dim", &mut c.hyena_emb_dim),
-        ("hyena_filter_order", &mut c.hyena_filter_order),
-        ("monarch_mlp_nblocks", &mut c.monarch_mlp_nblocks),
-    ];
-    for (key, field) in sizes {
+    for (key, field) in c.sizes_mut() {
         if read(object, key, field, "a whole number, 1 or more")? {
             stated.insert(key);
         }

@@ -3,13 +3,26 @@
 //! Knows no kernel: what to compute with a [`Weights`] is the engine's matter.
 
 mod architecture;
+mod checkpoint;
 mod config;
+mod error;
+pub mod hub;
+mod load;
+mod resolve;
+mod source;
 pub mod synthetic;
 mod tensor;
 mod tokenizer;
 mod weights;
 
 pub use config::{ConfigError, ConfigFile, ModelConfig};
+pub use error::{CheckpointError, LoadError};
+pub use hub::{HubError, HubOptions};
+pub use load::{load_checkpoint, load_folder, read_config};
+pub use source::{
+    DEFAULT_MODEL, LoadOptions, ModelSource, ModelSourceError, SYNTHETIC_SEED, SyntheticSize, load,
+    load_snapshot,
+};
 pub use tensor::Tensor;
 pub use tokenizer::{Encoding, Tokenizer, TokenizerError, truncate};
 pub use weights::{Embeddings, FilterMlp, Layer, LayerNorm, Linear, LongFilter, SineLayer, Weights};

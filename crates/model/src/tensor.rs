@@ -41,7 +41,7 @@ impl FloatType {
     }
 
     /// Converts little-endian `bytes` to as many values of `out` as both hold.
-    fn decode(self, bytes: &[u8], out: &mut [f32]) {
+    pub(crate) fn decode(self, bytes: &[u8], out: &mut [f32]) {
         match self {
             FloatType::F32 => convert(bytes, out, f32::from_le_bytes),
             FloatType::F16 => convert(bytes, out, |b| f16::from_le_bytes(b).to_f32()),

@@ -1,0 +1,149 @@
+//! Which model to load, and loading it from wherever it is.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::config::ModelConfig;
+use crate::error::LoadError;
+use crate::hub::{self, HubError, HubOptions, Snapshot};
+use crate::load::{load_checkpoint, load_folder, read_config};
+use crate::{LoadedModel, synthetic};
+
+/// The hub id of the model that is used where none is named.
+pub const DEFAULT_MODEL: &str = "togethercomputer/m2-bert-80M-32k-retrieval";
+
+/// Seed of the models that [`ModelSource::Synthetic`] names.
+pub const SYNTHETIC_SEED: u64 = 1;
+
+/// Where a model comes from. Reads from text as `synthetic`, `synthetic:2k`, `synthetic:8k`, `synthetic:32k`, the path
+/// of a folder that exists, or a hub id `owner/name`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelSource {
+    /// M2-BERT-80M's shape with weights from [`SYNTHETIC_SEED`]: vectors carry no meaning.
+    Synthetic(SyntheticSize),
+    /// A folder with `config.json` and a checkpoint.
+    Folder(PathBuf),
+    /// A repository of the Hugging Face hub.
+    Hub(String),
+}
+
+/// The longest text that a synthetic model takes: the sizes of the published models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SyntheticSize {
+    /// 2,048 tokens.
+    K2,
+    /// 8,192 tokens.
+    K8,
+    /// 32,768 tokens.
+    #[default]
+    K32,
+}
+
+impl SyntheticSize {
+    /// Number of tokens.
+    pub fn max_tokens(self) -> usize {
+        match self {
+            SyntheticSize::K2 => 2048,
+            SyntheticSize::K8 => 8192,
+            SyntheticSize::K32 => 32_768,
+        }
+    }
+}
+
+/// A model source that cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{input:?} {problem}: expected a hub id (owner/name, such as {DEFAULT_MODEL}), a folder with config.json and a \
+     checkpoint, or synthetic (synthetic:2k, synthetic:8k, synthetic:32k)"
+)]
+pub struct ModelSourceError {
+    input: String,
+    problem: &'static str,
+}
+
+impl FromStr for ModelSource {
+    type Err = ModelSourceError;
+
+    fn from_str(input: &str) -> Result<Self, ModelSourceError> {
+        let error = |problem| ModelSourceError { input: input.to_owned(), problem };
+        let size = match input {
+            "synthetic" | "synthetic:32k" => Some(SyntheticSize::K32),
+            "synthetic:8k" => Some(SyntheticSize::K8),
+            "synthetic:2k" => Some(SyntheticSize::K2),
+            _ => None,
+        };
+        let path = Path::new(input);
+        match size {
+            Some(size) => Ok(ModelSource::Synthetic(size)),
+            None if input.starts_with("synthetic:") => Err(error("is no size of a synthetic model")),
+            None if path.is_dir() => Ok(ModelSource::Folder(path.to_owned())),
+            None if path.exists() => Err(error("is a file, not the folder that holds it")),
+            None if hub::is_repository_id(input) => Ok(ModelSource::Hub(input.to_owned())),
+            None => Err(error("is neither a folder that exists nor a hub id")),
+        }
+    }
+}
+
+impl fmt::Display for ModelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ModelSource::Synthetic(SyntheticSize::K2) => f.write_str("synthetic:2k"),
+            ModelSource::Synthetic(SyntheticSize::K8) => f.write_str("synthetic:8k"),
+            ModelSource::Synthetic(SyntheticSize::K32) => f.write_str("synthetic:32k"),
+            ModelSource::Folder(path) => path.display().fmt(f),
+            ModelSource::Hub(id) => f.write_str(id),
+        }
+    }
+}
+
+/// What to load, and how.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Where the model comes from.
+    pub source: ModelSource,
+    /// Branch, tag or commit of a hub repository; `main` where `None`. Means nothing for other sources.
+    pub revision: Option<String>,
+    /// How to reach the hub, and where its cache is.
+    pub hub: HubOptions,
+}
+
+/// Loads a model. One from the hub that the cache holds needs no network; else it is downloaded.
+///
+/// # Errors
+/// See [`LoadError`]. A hub that cannot be reached is one within 30 seconds.
+pub fn load(options: &LoadOptions) -> Result<LoadedModel, LoadError> {
+    match &options.source {
+        ModelSource::Synthetic(size) => {
+            let config = ModelConfig::m2_bert_80m(size.max_tokens());
+            Ok(LoadedModel { id: options.source.to_string(), ..synthetic(&config, SYNTHETIC_SEED) })
+        }
+        ModelSource::Folder(path) => load_folder(path),
+        ModelSource::Hub(id) => {
+            let snapshot = hub::fetch(id, options.revision.as_deref(), &options.hub)?;
+            load_snapshot(&snapshot)
+        }
+    }
+}
+
+/// Loads a model from the hub's cache.
+///
+/// # Errors
+/// A damaged file, which is then removed from the cache, or one of another model.
+pub fn load_snapshot(snapshot: &Snapshot) -> Result<LoadedModel, LoadError> {
+    let loaded = read_config(&snapshot.config)
+        .and_then(|config| Ok((config.synthetic, load_checkpoint(config, &snapshot.checkpoint)?)));
+    let (synthetic, (config, weights)) = loaded.map_err(|error| blame_damage(snapshot, error))?;
+    let (id, revision) = (snapshot.id.clone(), Some(snapshot.commit.clone()));
+    Ok(LoadedModel { id, revision, config, weights, synthetic })
+}
+
+/// Where a file of the cache is not what the hub has, that is the error, and not what came of it.
+fn blame_damage(snapshot: &Snapshot, error: LoadError) -> LoadError {
+    for file in [&snapshot.config, &snapshot.checkpoint] {
+        if let Err(damage @ HubError::Corrupt { .. }) = hub::verify(file) {
+            return damage.into();
+        }
+    }
+    error
+}
