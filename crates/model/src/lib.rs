@@ -14,6 +14,7 @@ pub mod synthetic;
 mod tensor;
 mod tokenizer;
 mod weights;
+mod write;
 
 pub use config::{ConfigError, ConfigFile, ModelConfig};
 pub use error::{CheckpointError, LoadError};
@@ -26,6 +27,7 @@ pub use source::{
 pub use tensor::Tensor;
 pub use tokenizer::{Encoding, Tokenizer, TokenizerError, truncate};
 pub use weights::{Embeddings, FilterMlp, Layer, LayerNorm, Linear, LongFilter, SineLayer, Weights};
+pub use write::write_synthetic;
 
 /// A model that is ready to be computed with.
 #[derive(Debug, Clone)]
@@ -47,24 +49,14 @@ pub struct LoadedModel {
 /// # Panics
 /// Where `config` is not valid (see [`ModelConfig::validate`]).
 pub fn synthetic(config: &ModelConfig, seed: u64) -> LoadedModel {
+    if let Err(error) = config.validate() {
+        panic!("synthetic weights of an invalid configuration: {error}");
+    }
     LoadedModel {
         id: "synthetic".to_owned(),
         revision: None,
         config: config.clone(),
         weights: synthetic::weights(config, seed),
         synthetic: true,
-    }
-}
-
-#[cfg(test)]
-mod smoke {
-    #[test]
-    fn time_80m() {
-        let t = std::time::Instant::now();
-        let m = super::synthetic(&super::ModelConfig::m2_bert_80m(32768), 1);
-        eprintln!("{:?} {:?}", t.elapsed(), m.weights.embeddings.word);
-        let t = std::time::Instant::now();
-        let k = super::Tokenizer::bert_base_uncased();
-        eprintln!("{:?} {:?}", t.elapsed(), k.encode("What is machine learning?"));
     }
 }

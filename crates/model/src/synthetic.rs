@@ -5,6 +5,7 @@
 //! xor `seed * golden`. Its top 24 bits make a float32 in [-1, 1), exactly. So every tensor can be made alone, in any
 //! order and in parallel, with the same bits everywhere.
 
+use std::cell::OnceCell;
 use std::convert::Infallible;
 
 use rayon::prelude::*;
@@ -64,29 +65,6 @@ pub(crate) enum Values {
     Decay,
 }
 
-/// Makes one tensor of a synthetic checkpoint. `config` must be valid.
-pub(crate) fn tensor(config: &ModelConfig, seed: u64, name: &str, shape: &[usize], values: Values) -> Tensor {
-    let count = shape.iter().product();
-    let data = match values {
-        Values::Uniform { centre, scale } => {
-            let mut data = scaled(name, seed, count, scale as f32);
-            if centre != 0.0 {
-                data.iter_mut().for_each(|x| *x += centre as f32);
-            }
-            data
-        }
-        Values::Features => {
-            let mut data = scaled(name, seed, count, 0.01);
-            let untrained = positional_features(config.long_conv_l_max, config.hyena_emb_dim);
-            data.iter_mut().zip(untrained).for_each(|(x, feature)| *x += feature);
-            data
-        }
-        Values::Time => time(config.long_conv_l_max),
-        Values::Decay => decay_rates(config.hidden_size),
-    };
-    Tensor::from_vec(shape, data)
-}
-
 /// Initial value of `pos_emb.z`, [length, features] row-major: time in [0, 1], then cosines, then minus sines. Trained:
 /// a checkpoint holds its own. `features` must be odd.
 pub(crate) fn positional_features(length: usize, features: usize) -> Vec<f32> {
@@ -123,17 +101,50 @@ fn linspace(start: f64, stop: f64, count: usize) -> Vec<f64> {
     values
 }
 
-/// Makes every tensor when it is asked for.
-struct Generator<'a> {
+/// Makes the tensors of one synthetic model, each when it is asked for.
+pub(crate) struct Generator<'a> {
     config: &'a ModelConfig,
     seed: u64,
+    /// Untrained positional features, the same for every filter.
+    features: OnceCell<Vec<f32>>,
+}
+
+impl<'a> Generator<'a> {
+    /// `config` must be valid.
+    pub(crate) fn new(config: &'a ModelConfig, seed: u64) -> Self {
+        Self { config, seed, features: OnceCell::new() }
+    }
+
+    /// The `count` values of a tensor.
+    pub(crate) fn values(&self, name: &str, count: usize, values: Values) -> Vec<f32> {
+        let config = self.config;
+        match values {
+            Values::Uniform { centre, scale } => {
+                let mut data = scaled(name, self.seed, count, scale as f32);
+                if centre != 0.0 {
+                    data.iter_mut().for_each(|x| *x += centre as f32);
+                }
+                data
+            }
+            Values::Features => {
+                let untrained = self
+                    .features
+                    .get_or_init(|| positional_features(config.long_conv_l_max, config.hyena_emb_dim));
+                let mut data = scaled(name, self.seed, count, 0.01);
+                data.iter_mut().zip(untrained).for_each(|(x, feature)| *x += feature);
+                data
+            }
+            Values::Time => time(config.long_conv_l_max),
+            Values::Decay => decay_rates(config.hidden_size),
+        }
+    }
 }
 
 impl Source for Generator<'_> {
     type Error = Infallible;
 
     fn tensor(&mut self, name: &str, shape: &[usize], values: Values) -> Result<Tensor, Infallible> {
-        Ok(tensor(self.config, self.seed, name, shape, values))
+        Ok(Tensor::from_vec(shape, self.values(name, shape.iter().product(), values)))
     }
 
     fn frequencies(
@@ -147,14 +158,8 @@ impl Source for Generator<'_> {
     }
 }
 
-/// Weights of any shape: a pure function of configuration and seed.
-///
-/// # Panics
-/// Where `config` is not valid (see [`ModelConfig::validate`]).
+/// Weights of any shape: a pure function of configuration and seed. `config` must be valid.
 pub(crate) fn weights(config: &ModelConfig, seed: u64) -> Weights {
-    if let Err(error) = config.validate() {
-        panic!("synthetic weights of an invalid configuration: {error}");
-    }
-    let Ok(weights) = assemble(config, &mut Generator { config, seed });
+    let Ok(weights) = assemble(config, &mut Generator::new(config, seed));
     weights
 }

@@ -1,6 +1,7 @@
 //! Checkpoint files: named tensors in a memory-mapped file, whatever the format.
 
 mod pickle;
+mod record;
 mod safetensors;
 mod torch;
 

@@ -9,88 +9,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::record::{Storage, StorageKind, TensorRecord};
 use crate::error::CheckpointError;
-
-/// A tensor as the pickle describes it: a view of a storage.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TensorRecord<'a> {
-    pub(super) storage: Storage<'a>,
-    /// First element, counted in the storage's elements.
-    pub(super) offset: usize,
-    pub(super) shape: Vec<usize>,
-    /// Distance between neighbours in each dimension, in elements.
-    pub(super) strides: Vec<usize>,
-}
-
-/// A storage that the archive keeps under a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Storage<'a> {
-    pub(super) key: &'a str,
-    pub(super) kind: StorageKind,
-    /// Its length, in elements.
-    pub(super) elements: usize,
-}
-
-/// The class of a storage, which tells the type of its elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct StorageKind(&'static (&'static str, &'static str, usize));
-
-/// Class, dtype, bytes of an element.
-const STORAGES: [(&str, &str, usize); 15] = [
-    ("FloatStorage", "float32", 4),
-    ("HalfStorage", "float16", 2),
-    ("BFloat16Storage", "bfloat16", 2),
-    ("DoubleStorage", "float64", 8),
-    ("LongStorage", "int64", 8),
-    ("IntStorage", "int32", 4),
-    ("ShortStorage", "int16", 2),
-    ("CharStorage", "int8", 1),
-    ("ByteStorage", "uint8", 1),
-    ("BoolStorage", "bool", 1),
-    ("ComplexFloatStorage", "complex64", 8),
-    ("ComplexDoubleStorage", "complex128", 16),
-    ("QInt8Storage", "qint8", 1),
-    ("QUInt8Storage", "quint8", 1),
-    ("UntypedStorage", "uint8", 1),
-];
-
-impl StorageKind {
-    pub(super) fn dtype(self) -> &'static str {
-        self.0.1
-    }
-
-    pub(super) fn element_size(self) -> usize {
-        self.0.2
-    }
-}
-
-/// Dimensions beyond which a tensor is refused; those of this model have three at most.
-const MAX_DIMENSIONS: usize = 8;
-
-impl TensorRecord<'_> {
-    /// Index in its storage of the element farthest from the start (`Some(None)` for a tensor without elements); `None`
-    /// where it overflows.
-    pub(super) fn last_element(&self) -> Option<Option<usize>> {
-        if self.shape.contains(&0) {
-            return Some(None);
-        }
-        self.shape
-            .iter()
-            .zip(&self.strides)
-            .try_fold(self.offset, |last, (size, stride)| last.checked_add((size - 1).checked_mul(*stride)?))
-            .map(Some)
-    }
-
-    /// Whether the elements lie one after the other in row-major order.
-    pub(super) fn is_contiguous(&self) -> bool {
-        let mut expected = 1usize;
-        self.shape.iter().zip(&self.strides).rev().all(|(&size, &stride)| {
-            let fits = size == 1 || stride == expected;
-            expected = expected.saturating_mul(size);
-            fits
-        })
-    }
-}
 
 /// The tensors of a state dict by their names: of the dictionary itself, or of the one that it keeps under `state_dict`,
 /// `model` or the like.
@@ -99,6 +19,9 @@ pub(super) fn tensors(pickle: &[u8]) -> Result<BTreeMap<&str, TensorRecord<'_>>,
     let root = machine.run()?;
     machine.state_dict(root)
 }
+
+/// Dimensions beyond which a tensor is refused; those of this model have three at most.
+const MAX_DIMENSIONS: usize = 8;
 
 /// The names of a dictionary that may hold the state dict, in order of preference.
 const NESTED: [&str; 5] = ["state_dict", "model_state_dict", "model", "module", "state"];
@@ -338,8 +261,7 @@ impl<'a> Machine<'a> {
 
     /// Pushes one of the known names; nothing is looked up anywhere.
     fn push_global(&mut self, module: &str, name: &str) -> Result<(), CheckpointError> {
-        let storage =
-            || STORAGES.iter().find(|storage| storage.0 == name).map(StorageKind).map(Global::Storage);
+        let storage = || StorageKind::of_class(name).map(Global::Storage);
         let global = match (module, name) {
             ("collections", "OrderedDict") => Some(Global::OrderedDict),
             ("torch._utils", "_rebuild_tensor_v2") => Some(Global::RebuildTensor),

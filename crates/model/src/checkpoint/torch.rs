@@ -8,7 +8,8 @@ use std::ops::Range;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::Entry;
-use super::pickle::{self, Storage, TensorRecord};
+use super::pickle;
+use super::record::{Storage, TensorRecord};
 use crate::error::CheckpointError;
 use crate::tensor::FloatType;
 
