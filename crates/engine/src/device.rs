@@ -35,6 +35,19 @@ pub enum Dtype {
 impl Device {
     /// The names that [`FromStr`] takes.
     pub const NAMES: [&'static str; 4] = ["auto", "cpu", "cuda", "metal"];
+
+    /// Whether this build can compute there: to be asked before a model is downloaded and loaded.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`], which says what to do.
+    pub fn check(self) -> Result<(), EngineError> {
+        match self {
+            Device::Auto | Device::Cpu => Ok(()),
+            Device::Cuda | Device::Metal => Err(EngineError::Unsupported(format!(
+                "device {self} was asked for, but this build of danaus computes on the CPU only: use --device cpu or auto"
+            ))),
+        }
+    }
 }
 
 impl Dtype {
@@ -121,11 +134,6 @@ impl Default for BackendOptions {
 /// # Errors
 /// A device that this build does not have, a model that cannot be computed with, or threads that the system refuses.
 pub fn load_backend(model: &LoadedModel, options: &BackendOptions) -> Result<Arc<dyn Backend>, EngineError> {
-    match options.device {
-        Device::Auto | Device::Cpu => Ok(Arc::new(CpuBackend::new(model, options)?)),
-        Device::Cuda | Device::Metal => Err(EngineError::Unsupported(format!(
-            "device {} was asked for, but this build of danaus computes on the CPU only: use --device cpu or auto",
-            options.device
-        ))),
-    }
+    options.device.check()?;
+    Ok(Arc::new(CpuBackend::new(model, options)?))
 }

@@ -1,0 +1,295 @@
+//! The command line, as typed. Every option can also be given as an environment variable.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use danaus_engine::{Device, Dtype, Padding, Pooling};
+use danaus_model::{DEFAULT_MODEL, ModelSource};
+
+/// Text embeddings from M2-BERT, the long-context retrieval model (up to 32,768 tokens), over HTTP and on the command
+/// line.
+///
+/// Try it without any download:  danaus serve --model synthetic
+/// (the synthetic model has the real one's shape and speed, and vectors without meaning)
+#[derive(Debug, Parser)]
+#[command(name = "danaus", version, max_term_width = 110, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub logging: LoggingArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve embeddings over HTTP
+    Serve(ServeArgs),
+    /// Embed the rows of files, or of standard input
+    Embed(EmbedArgs),
+    /// Write a checkpoint with synthetic weights
+    Synth(SynthArgs),
+    /// Download a model to the cache, or check the one that is there
+    Download(DownloadArgs),
+    /// Show this build, this machine and the model
+    Info(InfoArgs),
+    /// Measure the speed of the model on this machine
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct LoggingArgs {
+    /// What to log: error, warn, info, debug, trace, or a filter such as danaus_server=debug,info
+    #[arg(long, env = "DANAUS_LOG_LEVEL", default_value = "info", global = true, value_name = "LEVEL")]
+    pub log_level: tracing_subscriber::filter::Targets,
+    /// How log lines look (they go to standard error)
+    #[arg(long, env = "DANAUS_LOG_FORMAT", default_value = "text", global = true, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Which model.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// A hub id (owner/name), a folder with config.json and a checkpoint, or synthetic, synthetic:2k, :8k, :32k
+    ///
+    /// The hub's own variables are honoured: HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE.
+    #[arg(long, short, env = "DANAUS_MODEL", default_value = DEFAULT_MODEL, value_name = "MODEL")]
+    pub model: ModelSource,
+    /// Branch, tag or commit of a hub model [default: main]
+    #[arg(long, env = "DANAUS_REVISION", value_name = "REVISION")]
+    pub revision: Option<String>,
+}
+
+/// How to compute.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Computation")]
+pub struct ComputeArgs {
+    /// Where to compute: auto, cpu, cuda or metal (this build computes on the CPU)
+    #[arg(long, env = "DANAUS_DEVICE", default_value_t = Device::Auto, value_name = "DEVICE")]
+    pub device: Device,
+    /// Type of weights and activations in the matrix products: auto or f32
+    #[arg(long, env = "DANAUS_DTYPE", default_value_t = Dtype::Auto, value_name = "DTYPE")]
+    pub dtype: Dtype,
+    /// CPU threads to compute with [default: as many as the process may use]
+    #[arg(long, env = "DANAUS_THREADS", value_name = "N", value_parser = at_least_one)]
+    pub threads: Option<usize>,
+    /// What surrounds a text in the encoder: none (fast), or max-length: padded to the model's length, as the published
+    /// models were trained
+    ///
+    /// The mixer does not mask padding, so the two give different vectors: never mix them in one index. max-length costs
+    /// a pass of the model's full length for every text, however short.
+    #[arg(long, env = "DANAUS_PADDING", default_value_t = Padding::None, value_name = "PADDING")]
+    pub padding: Padding,
+    /// Memory for convolution filters kept between passes, in MiB; longer ones are computed anew in each pass
+    #[arg(long, env = "DANAUS_FILTER_CACHE", default_value_t = 1024, value_name = "MIB")]
+    pub filter_cache: usize,
+}
+
+/// From text to tokens, and from hidden states to a vector.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Text")]
+pub struct TextArgs {
+    /// How a text's hidden states become one vector: mean, cls, or model (what the model's config.json says)
+    #[arg(long, env = "DANAUS_POOLING", default_value_t = Pooling::Mean, value_name = "POOLING")]
+    pub pooling: Pooling,
+    /// Cut texts that are longer than the model takes, instead of refusing them
+    #[arg(long, env = "DANAUS_AUTO_TRUNCATE")]
+    pub auto_truncate: bool,
+    /// A tokenizer.json to use instead of the built-in bert-base-uncased
+    #[arg(long, env = "DANAUS_TOKENIZER", value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address to listen on
+    #[arg(long, env = "DANAUS_HOST", default_value = "0.0.0.0", value_name = "HOST")]
+    pub host: String,
+    /// Port to listen on; 0 for any free one [default: $PORT, else 8000]
+    #[arg(long, short, env = "DANAUS_PORT", value_name = "PORT")]
+    pub port: Option<u16>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    #[command(flatten)]
+    pub text: TextArgs,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// What the server lets in.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Most tokens that are computed at once; a longer text goes alone
+    ///
+    /// Fewer keep a short text from waiting long behind others; more gain nothing beyond a few thousand.
+    #[arg(long, env = "DANAUS_MAX_BATCH_TOKENS", default_value_t = 2048, value_name = "N", value_parser = at_least_one)]
+    pub max_batch_tokens: usize,
+    /// Largest request body, in MiB
+    #[arg(long, env = "DANAUS_MAX_BODY", default_value_t = 32, value_name = "MIB", value_parser = at_least_one)]
+    pub max_body: usize,
+    /// Most texts in one request
+    #[arg(long, env = "DANAUS_MAX_INPUTS", default_value_t = 2048, value_name = "N", value_parser = at_least_one)]
+    pub max_inputs: usize,
+    /// Most tokens that wait for the model, over all requests; more are refused with 429
+    #[arg(long, env = "DANAUS_MAX_QUEUED_TOKENS", default_value_t = 8 << 20, value_name = "N", value_parser = at_least_one)]
+    pub max_queued_tokens: usize,
+    /// Seconds after which a request that has no vectors yet is answered with 504 [default: none]
+    #[arg(long, env = "DANAUS_REQUEST_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
+    pub request_timeout: Option<std::time::Duration>,
+    /// Seconds that requests in flight may take after SIGTERM or SIGINT
+    #[arg(long, env = "DANAUS_SHUTDOWN_TIMEOUT", default_value = "30", value_name = "SECONDS", value_parser = seconds)]
+    pub shutdown_timeout: std::time::Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct EmbedArgs {
+    /// Files to read, in order; standard input without any, or as -
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// What a row of the input is
+    #[arg(long, env = "DANAUS_INPUT", default_value = "text", value_name = "FORMAT")]
+    pub input: InputFormat,
+    /// What a row of the output is
+    #[arg(long, env = "DANAUS_OUTPUT", default_value = "jsonl", value_name = "FORMAT")]
+    pub output: OutputFormat,
+    /// File to write, whole or not at all [default: standard output]
+    #[arg(long, short, env = "DANAUS_OUT", value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Report and count bad rows instead of stopping at the first (jsonl leaves them out; npy keeps their place as NaN)
+    #[arg(long, env = "DANAUS_SKIP_ERRORS")]
+    pub skip_errors: bool,
+    /// Leave vectors as the model pools them, instead of scaling them to unit length
+    #[arg(long, env = "DANAUS_NO_NORMALIZE")]
+    pub no_normalize: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    #[command(flatten)]
+    pub text: TextArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InputFormat {
+    /// A text a line
+    Text,
+    /// {"text": "..."} a line
+    Jsonl,
+    /// A JSON list of token ids a line, special tokens included
+    Ids,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// {"index": 0, "tokens": 7, "embedding": [...]} a line
+    Jsonl,
+    /// One NumPy array [rows, dimension] of float32
+    Npy,
+}
+
+#[derive(Debug, Args)]
+pub struct SynthArgs {
+    /// A config.json, or 80m-2k, 80m-8k, 80m-32k
+    #[arg(long, env = "DANAUS_CONFIG", value_name = "FILE|SHAPE")]
+    pub config: String,
+    /// What the weights are made from: the same seed gives the same bits
+    #[arg(long, env = "DANAUS_SEED", default_value_t = danaus_model::SYNTHETIC_SEED, value_name = "N")]
+    pub seed: u64,
+    /// Folder to write config.json and model.safetensors to
+    #[arg(long, env = "DANAUS_OUT", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Replace files that exist
+    #[arg(long, env = "DANAUS_FORCE")]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DownloadArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// Print JSON
+    #[arg(long, env = "DANAUS_JSON")]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Lengths of the texts, in tokens
+    #[arg(
+        long,
+        env = "DANAUS_LENGTHS",
+        default_value = "8,128,512",
+        value_delimiter = ',',
+        value_name = "N,N,..."
+    )]
+    #[arg(value_parser = at_least_one)]
+    pub lengths: Vec<usize>,
+    /// Texts in a batch
+    #[arg(long, env = "DANAUS_BATCH", default_value_t = 1, value_name = "N", value_parser = at_least_one)]
+    pub batch: usize,
+    /// Seconds to measure each length for, after a warm-up (at least three passes, at most 200)
+    #[arg(long, env = "DANAUS_SECONDS", default_value = "3", value_name = "SECONDS", value_parser = seconds)]
+    pub seconds: std::time::Duration,
+    /// Print JSON
+    #[arg(long, env = "DANAUS_JSON")]
+    pub json: bool,
+    /// As for serve; speed depends on a model's shape only, so the default needs no download
+    #[arg(long, short, env = "DANAUS_MODEL", default_value = "synthetic", value_name = "MODEL")]
+    pub model: ModelSource,
+    /// Branch, tag or commit of a hub model [default: main]
+    #[arg(long, env = "DANAUS_REVISION", value_name = "REVISION")]
+    pub revision: Option<String>,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number, 1 or more".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn seconds(text: &str) -> Result<std::time::Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    std::time::Duration::try_from_secs_f64(seconds).map_err(|_| "expected seconds, 0 or more".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_option_has_a_variable() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        for subcommand in command.get_subcommands() {
+            for option in subcommand.get_opts() {
+                let variable = option.get_env().map(|name| name.to_string_lossy().into_owned());
+                let variable =
+                    variable.unwrap_or_else(|| panic!("{} {}", subcommand.get_name(), option.get_id()));
+                assert!(variable.starts_with("DANAUS_"), "{variable}");
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! One module per subcommand: `run` takes its arguments and does it.
+
+pub mod bench;
+pub mod download;
+pub mod embed;
+pub mod info;
+pub mod serve;
+pub mod synth;

@@ -1,0 +1,119 @@
+//! `danaus bench`
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use danaus_engine::{Backend, Pooling, Text};
+use danaus_model::synthetic::uniform;
+use danaus_model::{HubOptions, LoadOptions};
+use serde::Serialize;
+
+use crate::args::BenchArgs;
+use crate::setup;
+
+/// Fewest and most passes that a length is measured with.
+const PASSES: std::ops::RangeInclusive<usize> = 3..=200;
+
+/// One line of the table.
+#[derive(Serialize)]
+struct Measurement {
+    length: usize,
+    batch: usize,
+    dtype: &'static str,
+    threads: usize,
+    median_ms: f64,
+    min_ms: f64,
+    tokens_per_second: f64,
+    /// Most memory resident while this length was measured, the model included; `null` where the system does not tell.
+    peak_rss_mb: Option<f64>,
+}
+
+pub fn run(args: BenchArgs) -> anyhow::Result<()> {
+    let (source, revision) = (args.model.clone(), args.revision.clone());
+    let options = LoadOptions { source, revision, hub: HubOptions::from_env() };
+    let (model, backend) = setup::load(&options, &args.compute)?;
+    let (max_tokens, vocabulary) = (backend.max_tokens(), model.config.vocab_size);
+    drop(model);
+    if let Some(length) = args.lengths.iter().find(|&&length| length > max_tokens) {
+        bail!("length {length}: the model takes at most {max_tokens} tokens");
+    }
+    let mut measurements = Vec::new();
+    for &length in &args.lengths {
+        let measurement = measure(&*backend, &texts(length, args.batch, vocabulary), args.seconds)?;
+        if !args.json {
+            print(&measurement, measurements.is_empty());
+        }
+        measurements.push(measurement);
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&measurements)?);
+    }
+    Ok(())
+}
+
+/// `batch` texts of `length` tokens, the same in every run.
+fn texts(length: usize, batch: usize, vocabulary: usize) -> Vec<Vec<u32>> {
+    let id = |draw: f32| ((f64::from(draw) + 1.0) / 2.0 * vocabulary as f64) as u32;
+    (0..batch)
+        .map(|text| uniform(&format!("bench.{text}"), 1, length).into_iter().map(id).collect())
+        .collect()
+}
+
+fn measure(backend: &dyn Backend, texts: &[Vec<u32>], at_least: Duration) -> anyhow::Result<Measurement> {
+    let batch: Vec<_> = texts.iter().map(|ids| Text { ids, pooling: Pooling::Mean }).collect();
+    reset_peak();
+    // The first pass makes filters and buffers, the second is the first at full speed.
+    backend.embed(&batch)?;
+    backend.embed(&batch)?;
+    let mut times = Vec::new();
+    let started = Instant::now();
+    while times.len() < *PASSES.start() || (times.len() < *PASSES.end() && started.elapsed() < at_least) {
+        let pass = Instant::now();
+        backend.embed(&batch)?;
+        times.push(pass.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    let (length, median) = (texts.first().map_or(0, Vec::len), times[times.len() / 2]);
+    Ok(Measurement {
+        length,
+        batch: texts.len(),
+        dtype: backend.info().dtype,
+        threads: backend.info().threads,
+        median_ms: median * 1e3,
+        min_ms: times[0] * 1e3,
+        tokens_per_second: (length * texts.len()) as f64 / median,
+        peak_rss_mb: peak(),
+    })
+}
+
+fn print(row: &Measurement, first: bool) {
+    if first {
+        println!("  length  batch   dtype  threads   median ms      min ms   tokens/s   peak MB");
+    }
+    let memory = row.peak_rss_mb.map_or_else(|| "-".to_owned(), |mb| format!("{mb:.0}"));
+    println!(
+        "{:>8} {:>6} {:>7} {:>8} {:>11.2} {:>11.2} {:>10.0} {:>9}",
+        row.length,
+        row.batch,
+        row.dtype,
+        row.threads,
+        row.median_ms,
+        row.min_ms,
+        row.tokens_per_second,
+        memory
+    );
+}
+
+/// Starts a new peak of resident memory, where the system can: on Linux.
+fn reset_peak() {
+    // Without it, a peak is that of the whole process: higher, never wrong.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// Peak of resident memory in MB (10^6 bytes), where the system tells: on Linux.
+fn peak() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024.0 / 1e6)
+}

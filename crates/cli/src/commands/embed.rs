@@ -1,0 +1,159 @@
+//! `danaus embed`
+
+mod output;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::{anyhow, bail};
+use danaus_engine::{Backend, Pooling, Text, finish};
+use danaus_model::{Tokenizer, truncate};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use self::output::Output;
+use crate::args::EmbedArgs;
+use crate::rows::{Place, Row, Rows};
+use crate::setup;
+
+/// Tokens gathered before they are computed and written: enough to fill several passes, little enough to show progress.
+const BATCH_TOKENS: usize = 4096;
+
+pub fn run(args: EmbedArgs) -> anyhow::Result<()> {
+    let rows = Rows::new(args.input, &args.files);
+    let (model, backend) = setup::load(&args.model.load_options(), &args.compute)?;
+    let tokenizer = setup::tokenizer(args.text.tokenizer.as_deref(), model.config.vocab_size)?;
+    let vocabulary = model.config.vocab_size;
+    drop(model);
+    let output = Output::create(args.output, args.out.as_deref(), backend.dimension())?;
+    let progress = progress_bar(&args.files);
+    let job = Job { args: &args, backend: &*backend, tokenizer, vocabulary, progress: progress.clone() };
+    let outcome = job.run(rows, output);
+    progress.finish_and_clear();
+    let Summary { rows, tokens, skipped } = outcome?;
+    tracing::info!(rows, tokens, skipped, "embedded");
+    Ok(())
+}
+
+struct Job<'a> {
+    args: &'a EmbedArgs,
+    backend: &'a dyn Backend,
+    tokenizer: Tokenizer,
+    vocabulary: usize,
+    progress: ProgressBar,
+}
+
+#[derive(Default)]
+struct Summary {
+    rows: u64,
+    tokens: u64,
+    skipped: u64,
+}
+
+impl Job<'_> {
+    fn run(&self, mut rows: Rows, mut output: Output) -> anyhow::Result<Summary> {
+        let mut summary = Summary::default();
+        // Ids of each row of the batch; `None` for a bad one that is skipped.
+        let mut batch: Vec<Option<Vec<u32>>> = Vec::new();
+        let mut tokens = 0;
+        while let Some((place, row)) = rows.next()? {
+            let ids = row.and_then(|row| self.ids(row));
+            match ids {
+                Ok(ids) => {
+                    tokens += ids.len();
+                    batch.push(Some(ids));
+                }
+                Err(reason) => {
+                    self.report(&place, reason)?;
+                    summary.skipped += 1;
+                    batch.push(None);
+                }
+            }
+            if tokens >= BATCH_TOKENS || batch.len() >= BATCH_TOKENS {
+                self.compute(&mut batch, &mut output, &mut summary)?;
+                tokens = 0;
+                self.progress.set_position(rows.bytes());
+            }
+        }
+        self.compute(&mut batch, &mut output, &mut summary)?;
+        output.finish()?;
+        Ok(summary)
+    }
+
+    /// A row's token ids, checked against the model's limits, so that an error has the row's place.
+    fn ids(&self, row: Row) -> Result<Vec<u32>, String> {
+        let max_tokens = self.backend.max_tokens();
+        let mut ids = match row {
+            Row::Text(text) => self.tokenizer.encode(&text).map_err(|error| error.to_string())?.ids,
+            Row::Ids(ids) => ids,
+        };
+        if ids.is_empty() {
+            return Err("expected at least one token id, got an empty list".to_owned());
+        }
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocabulary) {
+            return Err(format!(
+                "token id {id} is not in the vocabulary: its ids are 0 to {}",
+                self.vocabulary - 1
+            ));
+        }
+        if ids.len() > max_tokens && !self.args.text.auto_truncate {
+            let tokens = ids.len();
+            return Err(format!(
+                "{tokens} tokens, but the model takes at most {max_tokens}: see --auto-truncate"
+            ));
+        }
+        truncate(&mut ids, max_tokens);
+        Ok(ids)
+    }
+
+    fn report(&self, place: &Place, reason: String) -> anyhow::Result<()> {
+        if !self.args.skip_errors {
+            bail!("{place}: {reason}");
+        }
+        self.progress.suspend(|| eprintln!("danaus: skipped {place}: {reason}"));
+        Ok(())
+    }
+
+    /// Embeds and writes the batch, and empties it.
+    fn compute(
+        &self,
+        batch: &mut Vec<Option<Vec<u32>>>,
+        output: &mut Output,
+        summary: &mut Summary,
+    ) -> anyhow::Result<()> {
+        let pooling: Pooling = self.args.text.pooling;
+        let texts: Vec<_> = batch.iter().flatten().map(|ids| Text { ids, pooling }).collect();
+        let mut vectors = self.backend.embed(&texts)?.into_iter();
+        for ids in batch.drain(..) {
+            let index = summary.rows;
+            summary.rows += 1;
+            let Some(ids) = ids else {
+                output.skip()?;
+                continue;
+            };
+            let pooled = vectors.next().ok_or_else(|| anyhow!("a vector is missing"))?;
+            summary.tokens += ids.len() as u64;
+            output.write(index, ids.len(), &finish(pooled, None, !self.args.no_normalize))?;
+        }
+        Ok(())
+    }
+}
+
+/// A bar over the files' bytes on a terminal; a spinner where their size is unknown; nothing elsewhere.
+fn progress_bar(files: &[PathBuf]) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let sizes: Option<Vec<u64>> =
+        files.iter().map(|file| std::fs::metadata(file).ok().map(|m| m.len())).collect();
+    match sizes.filter(|sizes| !sizes.is_empty()) {
+        Some(sizes) => {
+            let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}, {eta} left");
+            ProgressBar::new(sizes.iter().sum())
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        }
+        None => {
+            let style = ProgressStyle::with_template("{spinner} {bytes} read, {elapsed}");
+            ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+        }
+    }
+}
