@@ -102,7 +102,7 @@ impl BodyReader {
         loop {
             let Ok(frame) = tokio::time::timeout(self.silence, body.frame()).await else {
                 let message =
-                    format!("No data for {} s: send the whole request body", self.silence.as_secs());
+                    format!("No data for {} s: send the whole request body", self.silence.as_secs_f64());
                 return Err(ApiError::new(ErrorKind::RequestTimeout, message));
             };
             match frame {

@@ -47,7 +47,7 @@ pub(crate) async fn refuse_in_shutdown(
     request: Request,
     next: Next,
 ) -> Response {
-    if !state.is_shutting_down() {
+    if let Some(_in_flight) = state.let_in() {
         return next.run(request).await;
     }
     if request.uri().path() != HEALTH {

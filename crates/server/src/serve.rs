@@ -49,7 +49,12 @@ pub async fn serve(
     drop(listener);
     state.begin_shutdown();
     tracing::info!(connections = connections.open.count(), "shutting down");
-    if tokio::time::timeout(shutdown_timeout, connections.open.shutdown()).await.is_err() {
+    let finished = async {
+        // Connections stay open meanwhile, so that a request on one of them gets its 503.
+        state.all_answered().await;
+        connections.open.shutdown().await;
+    };
+    if tokio::time::timeout(shutdown_timeout, finished).await.is_err() {
         tracing::warn!(
             seconds = shutdown_timeout.as_secs_f64(),
             "requests still in flight at the shutdown's timeout"

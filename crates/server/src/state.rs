@@ -6,6 +6,8 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use tokio::sync::watch;
+
 use crate::config::ServerConfig;
 use crate::metrics::Metrics;
 use crate::offload::Offload;
@@ -24,6 +26,8 @@ struct Inner {
     offload: Offload,
     ready: OnceLock<Arc<Ready>>,
     shutting_down: AtomicBool,
+    /// Every request that was let in holds a receiver.
+    in_flight: watch::Sender<()>,
     request_ids: RequestIds,
 }
 
@@ -36,6 +40,7 @@ impl AppState {
             offload: Offload::new(),
             ready: OnceLock::new(),
             shutting_down: AtomicBool::new(false),
+            in_flight: watch::Sender::new(()),
             request_ids: RequestIds::new(),
         }))
     }
@@ -71,7 +76,19 @@ impl AppState {
 
     /// From now on, requests are refused with 503 and `Connection: close`; those in flight go on.
     pub fn begin_shutdown(&self) {
-        self.0.shutting_down.store(true, Ordering::Release);
+        self.0.shutting_down.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets a request in until the returned guard is dropped; `None` during a shutdown.
+    pub(crate) fn let_in(&self) -> Option<watch::Receiver<()>> {
+        // Counted first, looked up second: a shutdown that begins in between waits for this request.
+        let guard = self.0.in_flight.subscribe();
+        (!self.is_shutting_down()).then_some(guard)
+    }
+
+    /// Waits until no request that was let in is in flight.
+    pub(crate) async fn all_answered(&self) {
+        self.0.in_flight.closed().await;
     }
 
     /// Ends the worker thread after the batch it is computing; requests that still wait get 503.
@@ -82,7 +99,7 @@ impl AppState {
     }
 
     pub(crate) fn is_shutting_down(&self) -> bool {
-        self.0.shutting_down.load(Ordering::Acquire)
+        self.0.shutting_down.load(Ordering::SeqCst)
     }
 
     pub(crate) fn ready(&self) -> Option<Arc<Ready>> {

@@ -15,7 +15,7 @@ pub(crate) enum TextInput {
 }
 
 /// A list of texts.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TextList(pub(crate) Vec<String>);
 
 /// Number of components to keep: at least 1; the model's dimension, its maximum, is not known here.
@@ -44,16 +44,36 @@ impl<'de> Deserialize<'de> for TextInput {
             fn visit_string<E: Error>(self, text: String) -> Result<TextInput, E> {
                 Ok(TextInput::One(text))
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<TextInput, A::Error> {
-                let mut texts = Vec::new();
-                while let Some(text) = list.next_element()? {
-                    texts.push(text);
-                }
-                Ok(TextInput::Many(texts))
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<TextInput, A::Error> {
+                read_list(list).map(TextInput::Many)
             }
         }
         deserializer.deserialize_any(TextVisitor)
     }
+}
+
+impl<'de> Deserialize<'de> for TextList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListVisitor;
+        impl<'de> Visitor<'de> for ListVisitor {
+            type Value = TextList;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of strings")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<TextList, A::Error> {
+                read_list(list).map(TextList)
+            }
+        }
+        deserializer.deserialize_seq(ListVisitor)
+    }
+}
+
+fn read_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<Vec<String>, A::Error> {
+    let mut texts = Vec::new();
+    while let Some(text) = list.next_element()? {
+        texts.push(text);
+    }
+    Ok(texts)
 }
 
 impl<'de> Deserialize<'de> for Dimensions {

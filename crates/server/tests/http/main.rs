@@ -1,0 +1,9 @@
+//! The HTTP contract, against a real engine: a small synthetic model on the CPU and the real tokenizer.
+
+mod documents;
+mod embed;
+mod errors;
+mod scheduling;
+mod serving;
+mod status;
+mod support;

@@ -1,0 +1,212 @@
+//! What is computed together, what is not computed at all, and what happens when the model fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use danaus_engine::Padding;
+use danaus_server::{ServerConfig, app};
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use crate::support::*;
+
+fn gated(gate: &Arc<Gate>, config: ServerConfig) -> Router {
+    app(ready_state(config, service_on(Arc::clone(gate) as _)))
+}
+
+fn spawn(app: &Router, text: &str) -> JoinHandle<Answer> {
+    spawn_body(app, query(text))
+}
+
+fn spawn_body(app: &Router, body: String) -> JoinHandle<Answer> {
+    let app = app.clone();
+    tokio::spawn(async move { post(&app, "/embed", body).await })
+}
+
+/// A first request that the gate holds, so that others queue up behind it.
+async fn block(gate: &Gate, app: &Router) -> JoinHandle<Answer> {
+    let before = gate.batches().len();
+    let blocking = spawn(app, "first");
+    gate.until_batches(before + 1).await;
+    blocking
+}
+
+#[tokio::test]
+async fn requests_that_wait_together_are_computed_together_in_order() {
+    let gate = Gate::new(0);
+    let app = gated(&gate, ServerConfig::default());
+    let first = block(&gate, &app).await;
+    let mut waiting = Vec::new();
+    for (texts, text) in (1..).zip(["one", "two", "three"]) {
+        waiting.push(spawn(&app, text));
+        until_queued(&app, f64::from(texts)).await;
+    }
+    gate.open();
+    assert_eq!(first.await.unwrap().status, StatusCode::OK);
+    for (request, text) in waiting.into_iter().zip(["one", "two", "three"]) {
+        let body = request.await.unwrap().body;
+        assert!(body.starts_with(&format!(r#"{{"embeddings":[{}]"#, expected_json(text))), "{text}");
+    }
+    assert_eq!(gate.batches(), [vec![ids("first")], vec![ids("one"), ids("two"), ids("three")]]);
+}
+
+#[tokio::test]
+async fn a_request_is_spread_over_batches_by_the_token_budget() {
+    let gate = Gate::new(usize::MAX);
+    let app = gated(&gate, ServerConfig { max_batch_tokens: 8, ..ServerConfig::default() });
+    // 3 tokens, 3, 12 (over the budget), 3, 5, 3
+    let texts = ["a", "b", "a b c d e f g h i j", "c", "d e f", "g"];
+    let answer = post(&app, "/embed", json!({ "query": texts }).to_string()).await;
+    let vectors: Vec<String> = texts.iter().map(|text| expected_json(text)).collect();
+    assert!(answer.body.starts_with(&format!(r#"{{"embeddings":[{}]"#, vectors.join(","))));
+    let batch = |range: std::ops::Range<usize>| texts[range].iter().map(|text| ids(text)).collect::<Vec<_>>();
+    assert_eq!(gate.batches(), [batch(0..2), batch(2..3), batch(3..5), batch(5..6)]);
+}
+
+#[tokio::test]
+async fn a_padded_text_costs_the_models_length() {
+    let gate = Gate::new(usize::MAX);
+    let config = ServerConfig {
+        padding: Padding::MaxLength,
+        max_batch_tokens: 2 * MAX_TOKENS,
+        ..ServerConfig::default()
+    };
+    let app = gated(&gate, config);
+    post(&app, "/embed", json!({"query": ["a", "b", "c"]}).to_string()).await;
+    assert_eq!(gate.batches(), [vec![ids("a"), ids("b")], vec![ids("c")]]);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_its_turn_costs_nothing() {
+    let gate = Gate::new(0);
+    let app = gated(&gate, ServerConfig::default());
+    let first = block(&gate, &app).await;
+    let leaving = spawn_body(&app, json!({"query": ["never", "computed"]}).to_string());
+    until_queued(&app, 2.0).await;
+    let staying = spawn(&app, "stays");
+    until_queued(&app, 3.0).await;
+    leaving.abort();
+    until_queued(&app, 1.0).await;
+    gate.open();
+    assert_eq!(first.await.unwrap().status, StatusCode::OK);
+    assert_eq!(staying.await.unwrap().status, StatusCode::OK);
+    assert_eq!(gate.batches(), [vec![ids("first")], vec![ids("stays")]]);
+    let left = r#"danaus_http_requests_total{method="POST",route="/embed",status="499"}"#;
+    assert_eq!(metric(&app, left).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_during_its_turn_harms_nobody() {
+    let gate = Gate::new(0);
+    let app = gated(&gate, ServerConfig::default());
+    let leaving = block(&gate, &app).await;
+    let staying = spawn(&app, "stays");
+    until_queued(&app, 1.0).await;
+    leaving.abort();
+    gate.open();
+    assert_eq!(staying.await.unwrap().status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_panic_in_the_model_is_a_500_for_its_batch_and_nobody_else() {
+    let gate = Gate::new(0);
+    let app = gated(&gate, ServerConfig::default());
+    gate.panic_next();
+    let first = block(&gate, &app).await;
+    let second = spawn(&app, "second");
+    until_queued(&app, 1.0).await;
+    gate.open();
+    let failed = first.await.unwrap();
+    let message = "Internal error while computing this request; the server's log has the cause under this \
+                   response's X-Request-Id";
+    assert_eq!(failed.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(failed.json(), error_json(message, "server_error", "internal_error"));
+    assert_eq!(second.await.unwrap().status, StatusCode::OK);
+    assert_eq!(post(&app, "/embed", query("third")).await.status, StatusCode::OK);
+    assert_eq!(metric(&app, "danaus_failed_batches_total").await, 1.0);
+}
+
+#[tokio::test]
+async fn the_rest_of_a_failed_request_is_not_computed() {
+    let gate = Gate::new(0);
+    let app = gated(&gate, ServerConfig { max_batch_tokens: 3, ..ServerConfig::default() });
+    gate.panic_next();
+    let failing = spawn_body(&app, json!({"query": ["a", "b", "c"]}).to_string());
+    until_queued(&app, 2.0).await;
+    gate.let_one_batch_through();
+    assert_eq!(failing.await.unwrap().status, StatusCode::INTERNAL_SERVER_ERROR);
+    // The batch after the failed one may already have been formed when the request's end was noticed.
+    until_queued(&app, 0.0).await;
+    assert!(gate.batches().len() <= 2, "{:?}", gate.batches());
+    gate.open();
+}
+
+#[tokio::test]
+async fn a_request_on_top_of_a_full_queue_is_429_and_says_when_to_come_back() {
+    let gate = Gate::new(0);
+    let app =
+        gated(&gate, ServerConfig { max_queued_texts: 3, max_queued_tokens: 20, ..ServerConfig::default() });
+    let first = block(&gate, &app).await;
+    let second = spawn_body(&app, json!({"query": ["a", "b"]}).to_string());
+    until_queued(&app, 2.0).await;
+    for (body, size) in [
+        (json!({"query": ["a", "b"]}), "2 texts of 6 tokens"),
+        (json!({"query": "a b c d e f g h i j k l m"}), "1 texts of 15 tokens"),
+    ] {
+        let refused = post(&app, "/embed", body.to_string()).await;
+        let message = format!(
+            "The server is busy: {size} do not fit the queue, where 2 texts of 6 tokens wait (limits: 3 texts, 20 \
+             tokens); try again in about 1 s"
+        );
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(refused.json(), error_json(&message, "rate_limit_error", "overloaded"));
+        assert_eq!(
+            (refused.header("retry-after"), refused.header("x-ratelimit-reset")),
+            (Some("1"), Some("1"))
+        );
+    }
+    let fits = spawn(&app, "c");
+    until_queued(&app, 3.0).await;
+    gate.open();
+    for request in [first, second, fits] {
+        assert_eq!(request.await.unwrap().status, StatusCode::OK);
+    }
+    // An empty queue takes any request: it could never be served otherwise.
+    let large = json!({"query": ["a", "b", "c", "d"]}).to_string();
+    assert_eq!(post(&app, "/embed", large).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_request_over_its_time_limit_is_504_and_leaves_the_queue() {
+    let gate = Gate::new(0);
+    let limit = Duration::from_millis(50);
+    let app = gated(&gate, ServerConfig { request_timeout: Some(limit), ..ServerConfig::default() });
+    let first = block(&gate, &app).await;
+    let late = post(&app, "/embed", query("late")).await;
+    let message = "No result within the server's limit of 0.05 s per request";
+    assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(late.json(), error_json(message, "server_error", "deadline_exceeded"));
+    assert_eq!(first.await.unwrap().status, StatusCode::GATEWAY_TIMEOUT);
+    until_queued(&app, 0.0).await;
+    gate.open();
+    assert_eq!(gate.batches(), [vec![ids("first")]]);
+}
+
+#[tokio::test]
+async fn a_large_text_does_not_hold_up_small_requests() {
+    let app = ready_app();
+    let large = "large ".repeat(400_000);
+    let body = json!({"query": large, "truncate": true}).to_string();
+    let larges: Vec<_> = (0..4).map(|_| spawn_body(&app, body.clone())).collect();
+    let in_flight = || async { metric(&app, "danaus_http_requests_in_flight").await == 5.0 };
+    until("the large requests are in flight", in_flight).await;
+    let small = post(&app, "/embed", query("small")).await;
+    assert_eq!(small.status, StatusCode::OK);
+    assert!(!larges.iter().all(JoinHandle::is_finished), "the small request waited for the large ones");
+    for request in larges {
+        let answer = request.await.unwrap();
+        assert_eq!((answer.status, &answer.json()["truncated"]), (StatusCode::OK, &json!([true])));
+    }
+}
