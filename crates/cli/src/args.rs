@@ -34,6 +34,8 @@ pub enum Command {
     Info(InfoArgs),
     /// Measure the speed of the model on this machine
     Bench(BenchArgs),
+    /// Ask the server on this machine whether it is ready: for a container's health check
+    Health(HealthArgs),
 }
 
 #[derive(Debug, Args)]
@@ -260,6 +262,13 @@ pub struct BenchArgs {
     pub revision: Option<String>,
     #[command(flatten)]
     pub compute: ComputeArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// Port that the server listens on [default: $PORT, else 8000]
+    #[arg(long, short, env = "DANAUS_PORT", value_name = "PORT")]
+    pub port: Option<u16>,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

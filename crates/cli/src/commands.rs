@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod download;
 pub mod embed;
+pub mod health;
 pub mod info;
 pub mod serve;
 pub mod synth;

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Download(args) => commands::download::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Health(args) => commands::health::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

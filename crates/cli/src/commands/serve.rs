@@ -26,7 +26,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     outcome
 }
 
-fn port(given: Option<u16>) -> anyhow::Result<u16> {
+/// The port as given, else `$PORT`, else the default.
+pub fn port(given: Option<u16>) -> anyhow::Result<u16> {
     let variable = std::env::var("PORT").unwrap_or_default();
     match given {
         Some(port) => Ok(port),
