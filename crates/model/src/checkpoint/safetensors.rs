@@ -26,7 +26,9 @@ pub(super) fn entries(file: &[u8]) -> Result<Vec<Entry>, CheckpointError> {
         bytes: data_start + info.data_offsets.0..data_start + info.data_offsets.1,
         strides: None,
     });
-    Ok(entries.collect())
+    let mut entries: Vec<Entry> = entries.collect();
+    entries.sort_by(|one, other| one.name.cmp(&other.name)); // the crate's order changes from run to run
+    Ok(entries)
 }
 
 /// The crate's message, and what it means for a file that was cut short.

@@ -1,0 +1,12 @@
+//! Tests of the crate's public face.
+
+mod checkpoint;
+mod common;
+mod config;
+mod damage;
+mod folder;
+mod hub;
+mod source;
+mod synthetic;
+mod tokenizer;
+mod torch;
