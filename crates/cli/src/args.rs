@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{BoolishValueParser, Resettable};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use danaus_engine::{Device, Dtype, Padding, Pooling};
 use danaus_model::{DEFAULT_MODEL, ModelSource};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// Text embeddings from M2-BERT, the long-context retrieval model (up to 32,768 tokens), over HTTP and on the command
 /// line.
@@ -42,7 +45,8 @@ pub enum Command {
 pub struct LoggingArgs {
     /// What to log: error, warn, info, debug, trace, or a filter such as danaus_server=debug,info
     #[arg(long, env = "DANAUS_LOG_LEVEL", default_value = "info", global = true, value_name = "LEVEL")]
-    pub log_level: tracing_subscriber::filter::Targets,
+    #[arg(value_parser = log_filter)]
+    pub log_level: Targets,
     /// How log lines look (they go to standard error)
     #[arg(long, env = "DANAUS_LOG_FORMAT", default_value = "text", global = true, value_name = "FORMAT")]
     pub log_format: LogFormat,
@@ -81,7 +85,7 @@ pub struct ComputeArgs {
     #[arg(long, env = "DANAUS_DTYPE", default_value_t = Dtype::Auto, value_name = "DTYPE")]
     pub dtype: Dtype,
     /// CPU threads to compute with [default: as many as the process may use]
-    #[arg(long, env = "DANAUS_THREADS", value_name = "N", value_parser = at_least_one)]
+    #[arg(long, env = "DANAUS_THREADS", value_name = "N", value_parser = one_to(MAX_THREADS))]
     pub threads: Option<usize>,
     /// What surrounds a text in the encoder: none (fast), or max-length: padded to the model's length, as the published
     /// models were trained
@@ -103,7 +107,7 @@ pub struct TextArgs {
     #[arg(long, env = "DANAUS_POOLING", default_value_t = Pooling::Mean, value_name = "POOLING")]
     pub pooling: Pooling,
     /// Cut texts that are longer than the model takes, instead of refusing them
-    #[arg(long, env = "DANAUS_AUTO_TRUNCATE")]
+    #[arg(long, env = "DANAUS_AUTO_TRUNCATE", value_parser = BoolishValueParser::new())]
     pub auto_truncate: bool,
     /// A tokenizer.json to use instead of the built-in bert-base-uncased
     #[arg(long, env = "DANAUS_TOKENIZER", value_name = "FILE")]
@@ -169,10 +173,10 @@ pub struct EmbedArgs {
     #[arg(long, short, env = "DANAUS_OUT", value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Report and count bad rows instead of stopping at the first (jsonl leaves them out; npy keeps their place as NaN)
-    #[arg(long, env = "DANAUS_SKIP_ERRORS")]
+    #[arg(long, env = "DANAUS_SKIP_ERRORS", value_parser = BoolishValueParser::new())]
     pub skip_errors: bool,
     /// Leave vectors as the model pools them, instead of scaling them to unit length
-    #[arg(long, env = "DANAUS_NO_NORMALIZE")]
+    #[arg(long, env = "DANAUS_NO_NORMALIZE", value_parser = BoolishValueParser::new())]
     pub no_normalize: bool,
     #[command(flatten)]
     pub model: ModelArgs,
@@ -212,7 +216,7 @@ pub struct SynthArgs {
     #[arg(long, env = "DANAUS_OUT", value_name = "DIR")]
     pub out: PathBuf,
     /// Replace files that exist
-    #[arg(long, env = "DANAUS_FORCE")]
+    #[arg(long, env = "DANAUS_FORCE", value_parser = BoolishValueParser::new())]
     pub force: bool,
 }
 
@@ -225,7 +229,7 @@ pub struct DownloadArgs {
 #[derive(Debug, Args)]
 pub struct InfoArgs {
     /// Print JSON
-    #[arg(long, env = "DANAUS_JSON")]
+    #[arg(long, env = "DANAUS_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
     #[command(flatten)]
     pub model: ModelArgs,
@@ -246,13 +250,13 @@ pub struct BenchArgs {
     #[arg(value_parser = at_least_one)]
     pub lengths: Vec<usize>,
     /// Texts in a batch
-    #[arg(long, env = "DANAUS_BATCH", default_value_t = 1, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, env = "DANAUS_BATCH", default_value_t = 1, value_name = "N", value_parser = one_to(MAX_BATCH))]
     pub batch: usize,
     /// Seconds to measure each length for, after a warm-up (at least three passes, at most 200)
     #[arg(long, env = "DANAUS_SECONDS", default_value = "3", value_name = "SECONDS", value_parser = seconds)]
     pub seconds: std::time::Duration,
     /// Print JSON
-    #[arg(long, env = "DANAUS_JSON")]
+    #[arg(long, env = "DANAUS_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
     /// As for serve; speed depends on a model's shape only, so the default needs no download
     #[arg(long, short, env = "DANAUS_MODEL", default_value = "synthetic", value_name = "MODEL")]
@@ -271,11 +275,55 @@ pub struct HealthArgs {
     pub port: Option<u16>,
 }
 
+/// The command line and the environment; leaves the process where they make no sense, or ask for help.
+///
+/// An empty variable counts as not set, as it does for `PORT` and the hub's variables.
+pub fn parse() -> Cli {
+    let unset_if_empty = |arg: clap::Arg| {
+        let value = arg.get_env().and_then(std::env::var_os);
+        if value.is_some_and(|value| value.is_empty()) { arg.env(Resettable::Reset) } else { arg }
+    };
+    let mut command = Cli::command()
+        .mut_args(unset_if_empty)
+        .mut_subcommands(|subcommand| subcommand.mut_args(unset_if_empty));
+    let matches = command.get_matches_mut();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
+/// An error in how danaus was called, which clap could not see.
+pub fn usage_error(message: impl std::fmt::Display) -> anyhow::Error {
+    Cli::command().error(ErrorKind::InvalidValue, message).into()
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number, 1 or more".to_owned()),
         Ok(number) => Ok(number),
     }
+}
+
+/// Most threads that can be asked for: more than any machine has cores, few enough to start.
+const MAX_THREADS: usize = 1024;
+
+/// Most texts in a batch that is measured.
+const MAX_BATCH: usize = 65_536;
+
+fn one_to(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| match text.parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(format!("expected a whole number from 1 to {most}")),
+    }
+}
+
+/// A level or a filter. [`Targets`] takes an unknown level for the name of a target, and would then log nothing else.
+fn log_filter(text: &str) -> Result<Targets, String> {
+    for directive in text.split(',') {
+        let level = directive.rsplit('=').next().unwrap_or_default();
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+            return Err(format!("unknown level {level:?}: expected off, error, warn, info, debug or trace"));
+        }
+    }
+    text.parse().map_err(|error| format!("{error}"))
 }
 
 fn seconds(text: &str) -> Result<std::time::Duration, String> {
@@ -286,7 +334,6 @@ fn seconds(text: &str) -> Result<std::time::Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent_and_every_option_has_a_variable() {

@@ -1,17 +1,37 @@
 //! Log lines, on standard error.
 
+use std::io::{self, IsTerminal, Write};
+
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
 use crate::args::{LogFormat, LoggingArgs};
 
+/// Target of what is logged whatever the level: why the process ends.
+const FAILURE: &str = "danaus::failure";
+
 /// Starts logging for the whole process.
 pub fn start(args: &LoggingArgs) {
-    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = fmt::layer().with_writer(io::stderr).with_target(false);
     let lines = match args.log_format {
-        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => {
+            // Else a panic would be the one line that is no JSON object.
+            std::panic::set_hook(Box::new(|panic| tracing::error!(target: FAILURE, "{panic}")));
+            lines.json().flatten_event(true).boxed()
+        }
     };
-    tracing_subscriber::registry().with(lines.with_filter(args.log_level.clone())).init();
+    let filter = args.log_level.clone().with_target(FAILURE, LevelFilter::ERROR);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+}
+
+/// Says why the process ends.
+pub fn failure(format: LogFormat, error: &anyhow::Error) {
+    match format {
+        // Nobody to tell where standard error is closed; `eprintln!` would panic.
+        LogFormat::Text => drop(writeln!(io::stderr(), "danaus: error: {error:#}")),
+        LogFormat::Json => tracing::error!(target: FAILURE, "{error:#}"),
+    }
 }

@@ -6,15 +6,15 @@ mod logging;
 mod npy;
 mod rows;
 mod setup;
+mod signals;
+mod stdout;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::args::{Cli, Command};
+use crate::args::Command;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = args::parse();
     logging::start(&cli.logging);
     let outcome = match cli.command {
         Command::Serve(args) => commands::serve::run(args),
@@ -28,16 +28,13 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads our output has seen enough: not a failure of ours (`danaus embed … | head`).
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("danaus: error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) if error.is::<stdout::Closed>() => ExitCode::SUCCESS,
+        Err(error) => match error.downcast::<clap::Error>() {
+            Ok(usage) => usage.exit(),
+            Err(error) => {
+                logging::failure(cli.logging.log_format, &error);
+                ExitCode::FAILURE
+            }
+        },
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let kind =
-        |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<std::io::Error>().map(|e| e.kind());
-    error.chain().any(|cause| kind(cause) == Some(std::io::ErrorKind::BrokenPipe))
 }

@@ -2,12 +2,22 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::args::InputFormat;
+
+/// How standard input is named among files.
+const STDIN: &str = "-";
+
+/// Longest line in bytes: far above any text that a model takes, and few enough that a file without newlines cannot
+/// fill the memory.
+const MAX_LINE: usize = 64 << 20;
+
+/// What some programs write at the start of a file, to say that it is UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One row, as its format reads it.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,9 +53,19 @@ pub struct Rows {
 
 impl Rows {
     /// Rows of `files`; of standard input where there is none.
-    pub fn new(format: InputFormat, files: &[PathBuf]) -> Self {
-        let files = if files.is_empty() { vec![PathBuf::from("-")] } else { files.to_vec() };
-        Self { format, pending: files.into_iter(), current: None, bytes: 0 }
+    ///
+    /// # Errors
+    /// A file that is not there: better now than hours later.
+    pub fn new(format: InputFormat, files: &[PathBuf]) -> anyhow::Result<Self> {
+        let files = if files.is_empty() { vec![PathBuf::from(STDIN)] } else { files.to_vec() };
+        for path in files.iter().filter(|path| *path != Path::new(STDIN)) {
+            let metadata =
+                std::fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?;
+            if metadata.is_dir() {
+                bail!("{} is a folder: expected a file", path.display());
+            }
+        }
+        Ok(Self { format, pending: files.into_iter(), current: None, bytes: 0 })
     }
 
     /// Bytes read so far, for the progress bar.
@@ -64,24 +84,37 @@ impl Rows {
                 self.current = Some(open(&path)?);
             }
             let Some((place, reader)) = &mut self.current else { continue };
-            let mut line = Vec::new();
-            let read = reader
-                .read_until(b'\n', &mut line)
-                .with_context(|| format!("cannot read {}", place.source))?;
-            if read == 0 {
+            let line = read_line(reader).with_context(|| format!("cannot read {}", place.source))?;
+            let Some((line, rest)) = line else {
                 self.current = None;
                 continue;
-            }
-            self.bytes += read as u64;
+            };
+            self.bytes += (line.len() + rest) as u64;
             place.line += 1;
-            let row = parse(self.format, trim_newline(&line));
+            let mut content = trim_newline(&line);
+            if place.line == 1 {
+                content = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(content);
+            }
+            let row = match rest {
+                0 => parse(self.format, content),
+                _ => Err(format!("a line of more than {MAX_LINE} bytes: is this a text file?")),
+            };
             return Ok(Some((place.clone(), row)));
         }
     }
 }
 
+/// A line with its newline, and how many bytes of it were skipped because it is too long; `None` at the end.
+fn read_line(reader: &mut dyn BufRead) -> io::Result<Option<(Vec<u8>, usize)>> {
+    let mut line = Vec::new();
+    reader.take(MAX_LINE as u64).read_until(b'\n', &mut line)?;
+    let is_whole = line.len() < MAX_LINE || line.ends_with(b"\n");
+    let rest = if is_whole { 0 } else { reader.skip_until(b'\n')? };
+    Ok((!line.is_empty()).then_some((line, rest)))
+}
+
 fn open(path: &Path) -> anyhow::Result<(Place, Box<dyn BufRead>)> {
-    if path == Path::new("-") {
+    if path == Path::new(STDIN) {
         return Ok((Place { source: "standard input".to_owned(), line: 0 }, Box::new(io::stdin().lock())));
     }
     let source = path.display().to_string();

@@ -9,7 +9,7 @@ use danaus_model::{HubOptions, LoadOptions};
 use serde::Serialize;
 
 use crate::args::BenchArgs;
-use crate::setup;
+use crate::{setup, stdout};
 
 /// Fewest and most passes that a length is measured with.
 const PASSES: std::ops::RangeInclusive<usize> = 3..=200;
@@ -41,12 +41,12 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     for &length in &args.lengths {
         let measurement = measure(&*backend, &texts(length, args.batch, vocabulary), args.seconds)?;
         if !args.json {
-            print(&measurement, measurements.is_empty());
+            print(&measurement, measurements.is_empty())?;
         }
         measurements.push(measurement);
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&measurements)?);
+        stdout::print(serde_json::to_string_pretty(&measurements)?)?;
     }
     Ok(())
 }
@@ -86,12 +86,12 @@ fn measure(backend: &dyn Backend, texts: &[Vec<u32>], at_least: Duration) -> any
     })
 }
 
-fn print(row: &Measurement, first: bool) {
+fn print(row: &Measurement, first: bool) -> anyhow::Result<()> {
     if first {
-        println!("  length  batch   dtype  threads   median ms      min ms   tokens/s   peak MB");
+        stdout::print("  length  batch   dtype  threads   median ms      min ms   tokens/s   peak MB")?;
     }
     let memory = row.peak_rss_mb.map_or_else(|| "-".to_owned(), |mb| format!("{mb:.0}"));
-    println!(
+    stdout::print(format_args!(
         "{:>8} {:>6} {:>7} {:>8} {:>11.2} {:>11.2} {:>10.0} {:>9}",
         row.length,
         row.batch,
@@ -101,7 +101,7 @@ fn print(row: &Measurement, first: bool) {
         row.min_ms,
         row.tokens_per_second,
         memory
-    );
+    ))
 }
 
 /// Starts a new peak of resident memory, where the system can: on Linux.

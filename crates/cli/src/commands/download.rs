@@ -5,6 +5,7 @@ use danaus_model::ModelSource;
 use danaus_model::hub::{self, Verified};
 
 use crate::args::DownloadArgs;
+use crate::stdout;
 
 /// Downloads what the cache lacks, checks what it has against the hub's hashes, and prints where it lies.
 pub fn run(args: DownloadArgs) -> anyhow::Result<()> {
@@ -24,8 +25,7 @@ pub fn run(args: DownloadArgs) -> anyhow::Result<()> {
             Verified::Content => "content verified",
             Verified::Unknown => "content not verified: the hub gave no hash for it",
         };
-        println!("{} ({verified})", file.display());
+        stdout::print(format_args!("{} ({verified})", file.display()))?;
     }
-    println!("{} at commit {}", snapshot.id, snapshot.commit);
-    Ok(())
+    stdout::print(format_args!("{} at commit {}", snapshot.id, snapshot.commit))
 }

@@ -10,8 +10,8 @@ use danaus_engine::{Backend, Pooling, Text, finish};
 use danaus_model::{Tokenizer, truncate};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use self::output::Output;
-use crate::args::EmbedArgs;
+use self::output::{Output, Target};
+use crate::args::{EmbedArgs, InputFormat};
 use crate::rows::{Place, Row, Rows};
 use crate::setup;
 
@@ -19,12 +19,20 @@ use crate::setup;
 const BATCH_TOKENS: usize = 4096;
 
 pub fn run(args: EmbedArgs) -> anyhow::Result<()> {
-    let rows = Rows::new(args.input, &args.files);
+    args.compute.device.check()?;
+    let rows = Rows::new(args.input, &args.files)?;
+    let target = Target::open(args.out.as_deref())?;
     let (model, backend) = setup::load(&args.model.load_options(), &args.compute)?;
-    let tokenizer = setup::tokenizer(args.text.tokenizer.as_deref(), model.config.vocab_size)?;
     let vocabulary = model.config.vocab_size;
+    let tokenizer = match args.input {
+        // Ids need none, and so may be of a model that the built-in one does not fit.
+        InputFormat::Ids => None,
+        InputFormat::Text | InputFormat::Jsonl => {
+            Some(setup::tokenizer(args.text.tokenizer.as_deref(), vocabulary)?)
+        }
+    };
     drop(model);
-    let output = Output::create(args.output, args.out.as_deref(), backend.dimension())?;
+    let output = Output::new(args.output, target, backend.dimension())?;
     let progress = progress_bar(&args.files);
     let job = Job { args: &args, backend: &*backend, tokenizer, vocabulary, progress: progress.clone() };
     let outcome = job.run(rows, output);
@@ -37,7 +45,8 @@ pub fn run(args: EmbedArgs) -> anyhow::Result<()> {
 struct Job<'a> {
     args: &'a EmbedArgs,
     backend: &'a dyn Backend,
-    tokenizer: Tokenizer,
+    /// Present where rows are texts.
+    tokenizer: Option<Tokenizer>,
     vocabulary: usize,
     progress: ProgressBar,
 }
@@ -83,7 +92,7 @@ impl Job<'_> {
     fn ids(&self, row: Row) -> Result<Vec<u32>, String> {
         let max_tokens = self.backend.max_tokens();
         let mut ids = match row {
-            Row::Text(text) => self.tokenizer.encode(&text).map_err(|error| error.to_string())?.ids,
+            Row::Text(text) => self.encode(&text)?,
             Row::Ids(ids) => ids,
         };
         if ids.is_empty() {
@@ -105,11 +114,16 @@ impl Job<'_> {
         Ok(ids)
     }
 
+    fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+        let tokenizer = self.tokenizer.as_ref().ok_or("expected token ids, got a text")?;
+        Ok(tokenizer.encode(text).map_err(|error| error.to_string())?.ids)
+    }
+
     fn report(&self, place: &Place, reason: String) -> anyhow::Result<()> {
         if !self.args.skip_errors {
             bail!("{place}: {reason}");
         }
-        self.progress.suspend(|| eprintln!("danaus: skipped {place}: {reason}"));
+        self.progress.suspend(|| tracing::warn!("skipped {place}: {reason}"));
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 
 use super::serve::port;
 use crate::args::HealthArgs;
+use crate::stdout;
 
 /// Succeeds where a server on this machine says that it is ready.
 pub fn run(args: HealthArgs) -> anyhow::Result<()> {
@@ -13,10 +14,10 @@ pub fn run(args: HealthArgs) -> anyhow::Result<()> {
     let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5)));
     let agent: ureq::Agent = config.http_status_as_error(false).build().into();
     let mut response = agent.get(&url).call().with_context(|| format!("no server answers at {url}"))?;
-    let body = response.body_mut().read_to_string().with_context(|| format!("{url} does not answer in full"))?;
+    let body =
+        response.body_mut().read_to_string().with_context(|| format!("{url} does not answer in full"))?;
     if !response.status().is_success() {
         bail!("{url} answers {}: {body}", response.status());
     }
-    println!("{body}");
-    Ok(())
+    stdout::print(body)
 }

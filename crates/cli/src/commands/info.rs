@@ -6,7 +6,7 @@ use danaus_model::{HubError, HubOptions, LoadError, LoadOptions, ModelSource};
 use serde::Serialize;
 
 use crate::args::InfoArgs;
-use crate::setup;
+use crate::{setup, stdout};
 
 /// What `danaus info` prints.
 #[derive(Serialize)]
@@ -58,14 +58,13 @@ pub fn run(args: InfoArgs) -> anyhow::Result<()> {
     };
     let json = serde_json::to_value(&info)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&json)?);
-        return Ok(());
+        return stdout::print(serde_json::to_string_pretty(&json)?);
     }
     for (name, value) in json.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
         let name = name.replace('_', " ");
         match value.as_str() {
-            Some(text) => println!("{name:<16} {text}"),
-            None => println!("{name:<16} {value}"),
+            Some(text) => stdout::print(format_args!("{name:<16} {text}"))?,
+            None => stdout::print(format_args!("{name:<16} {value}"))?,
         }
     }
     Ok(())

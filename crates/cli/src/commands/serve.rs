@@ -5,9 +5,10 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use danaus_server::{ModelInfo, ServerConfig, Service};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::args::ServeArgs;
-use crate::setup;
+use crate::args::{ServeArgs, usage_error};
+use crate::{setup, signals};
 
 /// The port where neither `--port` nor `$PORT` says otherwise.
 const DEFAULT_PORT: u16 = 8000;
@@ -18,8 +19,11 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("the async runtime cannot be started")?;
     let outcome = runtime.block_on(async {
         let listener = listen(&args.host, port).await?;
+        let shutdown = shutdown(signals::listen()?);
+        let address = listener.local_addr()?;
+        tracing::info!(%address, "listening: documentation at http://{}/docs", visible(address));
         let config = server_config(&args);
-        danaus_server::serve(listener, config, move || load(&args), shutdown_signal()?).await
+        danaus_server::serve(listener, config, move || load(&args), shutdown).await
     });
     // What still runs at this point (a load that was interrupted, a batch past the shutdown's timeout) is not waited for.
     runtime.shutdown_background();
@@ -28,20 +32,22 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 
 /// The port as given, else `$PORT`, else the default.
 pub fn port(given: Option<u16>) -> anyhow::Result<u16> {
-    let variable = std::env::var("PORT").unwrap_or_default();
+    let variable = std::env::var_os("PORT").unwrap_or_default();
     match given {
         Some(port) => Ok(port),
         None if variable.is_empty() => Ok(DEFAULT_PORT),
-        None => variable.parse().with_context(|| {
-            format!("the environment variable PORT is {variable:?}: expected a number from 0 to 65535")
+        None => variable.to_str().and_then(|port| port.parse().ok()).ok_or_else(|| {
+            let message = "expected a number from 0 to 65535, or --port";
+            usage_error(format!("the environment variable PORT is {variable:?}: {message}"))
         }),
     }
 }
 
 async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
-    let bind = TcpListener::bind((host, port)).await;
-    let listener = match bind {
-        Ok(listener) => listener,
+    // An IPv6 address may come as a URL has it.
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match TcpListener::bind((host, port)).await {
+        Ok(listener) => Ok(listener),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             bail!("port {port} of {host} is taken by another program: stop it, or choose another with --port")
         }
@@ -49,10 +55,7 @@ async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
             bail!("port {port} of {host} may not be opened by this user: choose one from 1024 up with --port")
         }
         Err(error) => bail!("cannot listen on {host}, port {port}: {error}"),
-    };
-    let address = listener.local_addr()?;
-    tracing::info!(%address, "listening: documentation at http://{}/docs", visible(address));
-    Ok(listener)
+    }
 }
 
 /// The address to type into a browser: "all interfaces" is none.
@@ -61,6 +64,7 @@ fn visible(address: std::net::SocketAddr) -> String {
 }
 
 fn server_config(args: &ServeArgs) -> ServerConfig {
+    let defaults = ServerConfig::default();
     ServerConfig {
         max_batch_tokens: args.limits.max_batch_tokens,
         auto_truncate: args.text.auto_truncate,
@@ -69,9 +73,11 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
         max_body_bytes: args.limits.max_body.saturating_mul(1 << 20),
         max_inputs: args.limits.max_inputs,
         max_queued_tokens: args.limits.max_queued_tokens,
+        // Room for several requests of the largest size.
+        max_queued_texts: defaults.max_queued_texts.max(args.limits.max_inputs.saturating_mul(4)),
         request_timeout: args.limits.request_timeout,
         shutdown_timeout: args.limits.shutdown_timeout,
-        ..ServerConfig::default()
+        ..defaults
     }
 }
 
@@ -82,34 +88,13 @@ fn load(args: &ServeArgs) -> anyhow::Result<Service> {
     Ok(Service { backend, tokenizer: Arc::new(tokenizer), model: ModelInfo { id, revision, synthetic } })
 }
 
-/// Resolves at the first SIGTERM or SIGINT (Ctrl-C); a second one ends the process at once.
-fn shutdown_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
-    #[cfg(unix)]
-    let mut terminate = {
-        use tokio::signal::unix::{SignalKind, signal};
-        signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?
-    };
-    Ok(async move {
-        #[cfg(unix)]
-        let signal = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = tokio::signal::ctrl_c() => "SIGINT",
-        };
-        #[cfg(not(unix))]
-        let signal = {
-            let _ = tokio::signal::ctrl_c().await;
-            "Ctrl-C"
-        };
-        tracing::info!(signal, "finishing requests in flight; once more to stop at once");
-        tokio::spawn(async move {
-            #[cfg(unix)]
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-            #[cfg(not(unix))]
-            let _ = tokio::signal::ctrl_c().await;
-            std::process::exit(1);
-        });
-    })
+/// Resolves at the first signal; a second one ends the process at once.
+async fn shutdown(mut signals: UnboundedReceiver<&'static str>) {
+    let signal = signals.recv().await;
+    tracing::info!(signal, "finishing requests in flight; once more to stop at once");
+    tokio::spawn(async move {
+        let signal = signals.recv().await;
+        tracing::warn!(signal, "stopping at once");
+        std::process::exit(1);
+    });
 }

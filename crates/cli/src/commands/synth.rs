@@ -6,12 +6,12 @@ use anyhow::Context;
 use danaus_model::{ModelConfig, read_config, write_synthetic};
 
 use crate::args::SynthArgs;
+use crate::stdout;
 
 pub fn run(args: SynthArgs) -> anyhow::Result<()> {
     let config = config(&args.config)?;
     write_synthetic(&config, args.seed, &args.out, args.force)?;
-    println!("{}", args.out.display());
-    Ok(())
+    stdout::print(args.out.display())
 }
 
 fn config(name: &str) -> anyhow::Result<ModelConfig> {
