@@ -2,20 +2,28 @@
 
 mod common;
 
-use common::{Embeddings, Stages, backends, embed, largest_error, read};
-use danaus_engine::{Observer, Padding};
-use danaus_model::{ConfigFile, LoadedModel};
+use common::{Embeddings, Stages, backend, backends, bits, embed, fixture, largest_error, read};
+use danaus_engine::{Observer, Padding, Pooling};
+use danaus_model::{LoadedModel, load_checkpoint, read_config};
 
 /// Largest difference from the golden values that float32 may have.
 const TOLERANCE: f64 = 2e-6;
 
-fn models() -> Vec<(&'static str, LoadedModel)> {
-    [("tiny-64", 1), ("tiny-96", 2), ("tiny-2-blocks", 3)]
-        .map(|(name, seed)| {
-            let json = std::fs::read_to_string(common::fixture(&format!("{name}/config.json"))).unwrap();
-            (name, danaus_model::synthetic(&ConfigFile::parse(&json).unwrap().into_config().unwrap(), seed))
-        })
-        .into()
+/// The three fixtures, from both of their files.
+fn models() -> Vec<(String, LoadedModel)> {
+    let load = |name: &str, file: &str| {
+        let config = read_config(&fixture(&format!("{name}/config.json"))).unwrap();
+        let (config, weights) = load_checkpoint(config, &fixture(&format!("{name}/{file}"))).unwrap();
+        (
+            name.to_owned(),
+            LoadedModel { id: file.to_owned(), revision: None, config, weights, synthetic: true },
+        )
+    };
+    let names = ["tiny-64", "tiny-96", "tiny-2-blocks"];
+    names
+        .iter()
+        .flat_map(|name| ["model.safetensors", "pytorch_model.bin"].map(|file| load(name, file)))
+        .collect()
 }
 
 #[test]
@@ -64,5 +72,15 @@ fn every_stage_agrees() {
             }
             assert!(largest_error(&hidden, &golden.last_hidden_state) <= TOLERANCE);
         }
+    }
+}
+
+#[test]
+fn both_files_of_a_model_give_the_same_bits() {
+    for pair in models().chunks_exact(2) {
+        let [safetensors, torch] = [&pair[0].1, &pair[1].1].map(|model| {
+            bits(&embed(&backend(model, Padding::None), &[3, 1, 4, 1, 5, 9, 2, 6], Pooling::Model))
+        });
+        assert_eq!(safetensors, torch, "{}", pair[0].0);
     }
 }
