@@ -61,6 +61,25 @@ fn long_texts_are_encoded_whole() {
     assert_eq!(TOKENIZER.encode(&" ".repeat(1 << 20)).unwrap().ids, [101, 102]);
 }
 
+#[test]
+fn ids_stop_early_where_there_are_too_many() {
+    let full = TOKENIZER.encode("one two three four").unwrap().ids;
+    assert_eq!(full.len(), 6);
+    let ids = |at_most| TOKENIZER.encode_ids("one two three four", at_most).unwrap();
+    assert_eq!((ids(usize::MAX), ids(7), ids(6)), (full.clone(), full.clone(), full.clone()));
+    for at_most in 1..6 {
+        let got = ids(at_most);
+        assert_eq!(got.len(), at_most + 1, "one more than asked for says that there are more");
+        let (mut cut, mut expected) = (got, full.clone());
+        assert!(truncate(&mut cut, at_most));
+        truncate(&mut expected, at_most);
+        assert_eq!(cut, expected, "{at_most}");
+    }
+    let endless = TOKENIZER.encode_ids(&"! ".repeat(5 << 20), 100).unwrap();
+    assert_eq!((endless.len(), endless[100]), (101, 102));
+    assert_eq!(TOKENIZER.encode_ids(&"a".repeat(5 << 20), 100).unwrap(), [101, 100, 102]);
+}
+
 proptest! {
     #[test]
     fn any_text_is_encoded(text in any::<String>()) {
