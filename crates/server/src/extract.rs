@@ -44,7 +44,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<AppState> for JsonBody<T>
         let config = state.config();
         let reader = BodyReader { limit: config.max_body_bytes, silence: config.read_timeout };
         let bytes = reader.read(body, &head.headers).await?;
-        let value = state.offload().run_if_not_small(bytes.len(), move || parse(&bytes)).await??;
+        let value = state.offload().quick(bytes.len(), move || parse(&bytes)).await??;
         Ok(Self(value))
     }
 }

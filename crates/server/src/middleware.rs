@@ -99,10 +99,12 @@ impl Drop for Record {
         let elapsed = self.started.elapsed();
         let route = self.route.as_ref().map_or("unknown", MatchedPath::as_str);
         let status = self.status.as_ref().map_or(CLIENT_LEFT, StatusCode::as_str);
-        let (method, milliseconds) = (self.method, elapsed.as_secs_f64() * 1e3);
+        let method = self.method;
         self.state.metrics().request_finished(RequestLabels { method, route, status }, elapsed);
         let _entered = self.span.enter();
-        if self.status.is_some_and(|status| status.is_success()) && !route.starts_with("/embed") {
+        let milliseconds = elapsed.as_micros() as f64 / 1e3;
+        if method == "GET" && self.status.is_some_and(|status| status.is_success()) {
+            // Health checks and scrapes, mostly.
             tracing::debug!(method, route, status, milliseconds, "answered");
         } else {
             tracing::info!(method, route, status, milliseconds, "answered");

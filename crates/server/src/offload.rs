@@ -6,62 +6,77 @@ use tokio::sync::Semaphore;
 
 use crate::error::ApiError;
 
-/// Below this many bytes, simple work (a few nanoseconds a byte) is done sooner than handed to another thread.
-const SMALL_BYTES: usize = 64 * 1024;
+/// Below this many bytes, quick work is done sooner than handed to another thread.
+const TRIVIAL_BYTES: usize = 64 * 1024;
 
-/// From this many bytes on, work counts as large.
-const LARGE_BYTES: usize = 1024 * 1024;
+/// From this many bytes on, a text counts as large.
+const LARGE_BYTES: usize = 256 * 1024;
 
-/// How much large work goes on at once. It bounds memory (tokenising needs many times the text's size) and leaves
-/// small requests a share of the cores.
+/// How many large texts are tokenised at once. It bounds memory (the tokenizer needs hundreds of times a text's size)
+/// and leaves small texts a share of the cores.
 const LARGE_AT_ONCE: usize = 2;
 
-/// Runs blocking work on threads made for it. Large work takes turns; small work never waits behind it.
+/// How much of the other kinds of work goes on at once: as much as there are cores, within these bounds.
+const FEWEST_AT_ONCE: usize = 4;
+const MOST_AT_ONCE: usize = 16;
+
+/// Runs blocking work on threads made for it, in three lanes that do not wait for each other.
 #[derive(Debug, Clone)]
 pub(crate) struct Offload {
+    quick: Arc<Semaphore>,
+    small: Arc<Semaphore>,
     large: Arc<Semaphore>,
 }
 
 impl Offload {
     pub(crate) fn new() -> Self {
-        Self { large: Arc::new(Semaphore::new(LARGE_AT_ONCE)) }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let lane = |at_once| Arc::new(Semaphore::new(at_once));
+        let at_once = cores.clamp(FEWEST_AT_ONCE, MOST_AT_ONCE);
+        Self { quick: lane(at_once), small: lane(at_once), large: lane(LARGE_AT_ONCE) }
     }
 
-    /// Runs `work`, which goes over about `bytes` bytes of data.
+    /// Runs work of a few nanoseconds per byte over about `bytes` bytes: here and now, if there are few.
     ///
     /// # Errors
     /// 500 if `work` panicked, 503 if the runtime is going down.
-    pub(crate) async fn run<R: Send + 'static>(
+    pub(crate) async fn quick<R: Send + 'static>(
         &self,
         bytes: usize,
         work: impl FnOnce() -> R + Send + 'static,
     ) -> Result<R, ApiError> {
-        let turn =
-            if bytes >= LARGE_BYTES { Arc::clone(&self.large).acquire_owned().await.ok() } else { None };
-        // The turn ends with the work, not with this future: a client that leaves must not let a third one in.
-        let task = tokio::task::spawn_blocking(move || {
-            let result = work();
-            drop(turn);
-            result
-        });
-        task.await.map_err(|error| {
-            if error.is_cancelled() {
-                return ApiError::shutting_down();
-            }
-            tracing::error!(%error, "work on a request panicked");
-            ApiError::internal()
-        })
+        if bytes < TRIVIAL_BYTES { Ok(work()) } else { run(&self.quick, work).await }
     }
 
-    /// Like [`run`](Offload::run), for work of a few nanoseconds a byte: done here and now where it is small.
+    /// Runs work that tokenises about `bytes` bytes.
     ///
     /// # Errors
-    /// As [`run`](Offload::run).
-    pub(crate) async fn run_if_not_small<R: Send + 'static>(
+    /// As [`quick`](Offload::quick).
+    pub(crate) async fn tokenise<R: Send + 'static>(
         &self,
         bytes: usize,
         work: impl FnOnce() -> R + Send + 'static,
     ) -> Result<R, ApiError> {
-        if bytes < SMALL_BYTES { Ok(work()) } else { self.run(bytes, work).await }
+        run(if bytes < LARGE_BYTES { &self.small } else { &self.large }, work).await
     }
+}
+
+async fn run<R: Send + 'static>(
+    lane: &Arc<Semaphore>,
+    work: impl FnOnce() -> R + Send + 'static,
+) -> Result<R, ApiError> {
+    let turn = Arc::clone(lane).acquire_owned().await;
+    // The turn ends with the work, not with this future: a client that leaves must not let one more in.
+    let task = tokio::task::spawn_blocking(move || {
+        let result = work();
+        drop(turn);
+        result
+    });
+    task.await.map_err(|error| {
+        if error.is_cancelled() {
+            return ApiError::shutting_down();
+        }
+        tracing::error!(%error, "work on a request panicked");
+        ApiError::internal()
+    })
 }

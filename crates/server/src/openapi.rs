@@ -30,43 +30,23 @@ use crate::routes;
 )]
 pub(crate) struct Base;
 
-/// What the document can say only about a running server.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
-    /// Most texts in one request.
-    pub(crate) max_inputs: usize,
-    /// The model's dimension, once it is known.
-    pub(crate) dimension: Option<usize>,
-}
-
-/// The document of a server with default limits, as JSON; for files and clients' generators.
+/// The document as far as it is the same for every model, as JSON; for files and for generators of clients.
 pub fn openapi_json() -> String {
-    let max_inputs = crate::ServerConfig::default().max_inputs;
-    let document = document(Bounds { max_inputs, dimension: None });
-    serde_json::to_string_pretty(&document).expect("a JSON value always serialises")
+    serde_json::to_string_pretty(&document(None)).expect("a JSON value always serialises")
 }
 
-/// The document of this server.
-pub(crate) fn document(bounds: Bounds) -> Value {
+/// The document of a server whose model makes vectors of this length, if it is known already.
+///
+/// The limits that 413 stands for are not in the schemas: a body over them is well-formed, and another server takes it.
+pub(crate) fn document(dimension: Option<usize>) -> Value {
     static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
         serde_json::to_value(routes::documented().into_openapi())
             .expect("utoipa's document has string keys only")
     });
     let mut document = DOCUMENT.clone();
-    for (place, keyword, bound) in [
-        ("/components/schemas/TextList", "maxItems", Some(bounds.max_inputs)),
-        ("/components/schemas/TextInput/oneOf/1", "maxItems", Some(bounds.max_inputs)),
-        // The source sentence counts as a text of the request, too.
-        (
-            "/components/schemas/SimilarityInputs/properties/sentences",
-            "maxItems",
-            bounds.max_inputs.checked_sub(1),
-        ),
-        ("/components/schemas/Dimensions", "maximum", bounds.dimension),
-    ] {
-        if let (Some(Value::Object(schema)), Some(bound)) = (document.pointer_mut(place), bound) {
-            schema.insert(keyword.into(), bound.into());
-        }
+    let schema = document.pointer_mut("/components/schemas/Dimensions").and_then(Value::as_object_mut);
+    if let (Some(schema), Some(dimension)) = (schema, dimension) {
+        schema.insert("maximum".into(), dimension.into());
     }
     document
 }

@@ -17,11 +17,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::error::{ApiError, ErrorKind};
+use crate::middleware;
 use crate::openapi::Base;
 use crate::service::NamedTexts;
 use crate::state::AppState;
 use crate::types::TextInput;
-use crate::{middleware, openapi};
 
 /// The one route that a shutdown leaves open.
 pub(crate) const HEALTH: &str = "/health";
@@ -103,12 +103,4 @@ impl Naming {
         };
         Ok(NamedTexts { texts, name, remedy: self.remedy })
     }
-}
-
-/// This server's OpenAPI document.
-fn document(state: &AppState) -> serde_json::Value {
-    openapi::document(openapi::Bounds {
-        max_inputs: state.config().max_inputs,
-        dimension: state.ready().map(|ready| ready.backend().dimension()),
-    })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use danaus_engine::{Backend, Padding, Pooling, finish};
-use danaus_model::{Encoding, Tokenizer, truncate};
+use danaus_model::{Encoding, Tokenizer, TokenizerError, truncate};
 
 use crate::config::ServerConfig;
 use crate::error::{ApiError, ErrorKind};
@@ -14,7 +14,14 @@ use crate::scheduler::{Depth, QueueLimits};
 use crate::worker::{Computed, QueuedText, SubmitError, WorkError, Worker};
 
 /// Shown wherever a synthetic model could be taken for a real one.
-pub(crate) const SYNTHETIC_WARNING: &str = "synthetic weights: vectors carry no meaning";
+const SYNTHETIC_WARNING: &str = "synthetic weights: vectors carry no meaning";
+
+/// How far a text over the model's length is tokenised, in multiples of that length: beyond, its exact number of tokens
+/// helps nobody.
+const COUNTED_LENGTHS: usize = 4;
+
+/// Most bytes of text in one request for all its tokens.
+const MOST_TOKENIZED_BYTES: usize = 1024 * 1024;
 
 /// A loaded model and what it takes to serve it.
 pub struct Service {
@@ -170,10 +177,17 @@ impl Ready {
         Ok(Embedded { vectors, tokens, truncated, timing })
     }
 
-    /// Tokenises texts as they are, whatever their length.
+    /// Tokenises texts as they are, over the model's length or not.
     pub(crate) async fn tokenize(&self, request: NamedTexts) -> Result<Vec<Encoding>, ApiError> {
         self.check_count(request.texts.len())?;
-        self.for_each_text(request, |encoding, _name| Ok(encoding)).await
+        let bytes: usize = request.texts.iter().map(String::len).sum();
+        if bytes > MOST_TOKENIZED_BYTES {
+            let message = format!(
+                "The texts have {bytes} bytes, over this route's limit of {MOST_TOKENIZED_BYTES}: split them"
+            );
+            return Err(ApiError::new(ErrorKind::BatchTooLarge, message));
+        }
+        self.for_each_text(request, Tokenizer::encode, |encoding, _name| Ok(encoding)).await
     }
 
     fn check_count(&self, count: usize) -> Result<(), ApiError> {
@@ -201,26 +215,29 @@ impl Ready {
     async fn prepare(&self, request: NamedTexts, may_truncate: bool) -> Result<Vec<Prepared>, ApiError> {
         let limit = self.backend().max_tokens();
         let remedy = request.remedy;
-        let prepare = move |encoding: Encoding, name: String| {
-            let mut ids = encoding.ids;
-            let tokens = ids.len();
-            if tokens > limit && !may_truncate {
+        let counted = limit.saturating_mul(COUNTED_LENGTHS);
+        let tokenise = move |tokenizer: &Tokenizer, text: &str| tokenizer.encode_ids(text, counted);
+        let prepare = move |mut ids: Vec<u32>, name: String| {
+            let count = ids.len();
+            if count > limit && !may_truncate {
+                let count = if count > counted { format!("more than {counted}") } else { count.to_string() };
                 let message = format!(
-                    "{name}: the text has {tokens} tokens, over the model's limit of {limit}: {remedy}"
+                    "{name}: the text has {count} tokens, over the model's limit of {limit}: {remedy}"
                 );
                 return Err(ApiError::new(ErrorKind::TextTooLong, message));
             }
             let truncated = truncate(&mut ids, limit);
             Ok(Prepared { ids, truncated })
         };
-        self.for_each_text(request, prepare).await
+        self.for_each_text(request, tokenise, prepare).await
     }
 
     /// Tokenises every text off the runtime's threads; stops at the first error, or when the request is dropped.
-    async fn for_each_text<R: Send + 'static>(
+    async fn for_each_text<T, R: Send + 'static>(
         &self,
         request: NamedTexts,
-        make: impl Fn(Encoding, String) -> Result<R, ApiError> + Send + 'static,
+        tokenise: impl Fn(&Tokenizer, &str) -> Result<T, TokenizerError> + Send + 'static,
+        make: impl Fn(T, String) -> Result<R, ApiError> + Send + 'static,
     ) -> Result<Vec<R>, ApiError> {
         let tokenizer = Arc::clone(&self.service.tokenizer);
         let bytes = request.texts.iter().map(String::len).sum();
@@ -231,14 +248,14 @@ impl Ready {
             let texts = request.texts.into_iter().enumerate().take_while(|_| still_wanted());
             let made = texts.map(|(index, text)| {
                 let name = (request.name)(index);
-                let encoding = tokenizer
-                    .encode(&text)
-                    .map_err(|error| ApiError::invalid_field(format!("{name}: {error}")))?;
-                make(encoding, name)
+                match tokenise(&tokenizer, &text) {
+                    Ok(tokens) => make(tokens, name),
+                    Err(error) => Err(ApiError::invalid_field(format!("{name}: {error}"))),
+                }
             });
             made.collect()
         };
-        let result = self.offload.run(bytes, work).await?;
+        let result = self.offload.tokenise(bytes, work).await?;
         drop(alive);
         result
     }
@@ -275,7 +292,7 @@ impl Ready {
             let finite = vectors.iter().flatten().all(|component| component.is_finite());
             finite.then_some(vectors)
         };
-        self.offload.run_if_not_small(bytes, work).await?.ok_or_else(|| {
+        self.offload.quick(bytes, work).await?.ok_or_else(|| {
             tracing::error!("the model's vectors have components that are not finite");
             ApiError::internal()
         })

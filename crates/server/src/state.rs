@@ -12,7 +12,7 @@ use crate::config::ServerConfig;
 use crate::metrics::Metrics;
 use crate::offload::Offload;
 use crate::scheduler::Depth;
-use crate::service::{Ready, SYNTHETIC_WARNING, Service};
+use crate::service::{Ready, Service};
 
 /// What all requests share; cheap to clone.
 ///
@@ -50,27 +50,14 @@ impl AppState {
     /// # Errors
     /// The operating system's, where it does not give us a thread.
     pub fn set_ready(&self, service: Service) -> io::Result<()> {
-        let (info, model) = (service.backend.info().clone(), service.model.clone());
+        let (model, device) = (service.model.clone(), service.backend.info().device);
         let (dimension, max_tokens) = (service.backend.dimension(), service.backend.max_tokens());
         let ready = Ready::start(service, &self.0.config, self.0.metrics.clone(), self.0.offload.clone())?;
         if self.0.ready.set(Arc::new(ready)).is_err() {
             return Ok(());
         }
         self.0.metrics.model_loaded();
-        tracing::info!(
-            model = model.id,
-            revision = model.revision,
-            dimension,
-            max_tokens,
-            device = info.device,
-            instruction_set = info.instruction_set,
-            dtype = info.dtype,
-            threads = info.threads,
-            "ready"
-        );
-        if model.synthetic {
-            tracing::warn!("{SYNTHETIC_WARNING}");
-        }
+        tracing::info!(model = model.id, dimension, max_tokens, device, warning = model.warning(), "ready");
         Ok(())
     }
 

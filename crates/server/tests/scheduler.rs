@@ -105,7 +105,7 @@ proptest! {
         }
     }
 
-    /// Draining empties the queue in ceil-like progress: every batch of a non-empty queue takes something.
+    /// Every batch of a queue that is not empty takes something, so that it drains.
     #[test]
     fn a_queue_always_drains(sizes in prop::collection::vec(0usize..50, 0..40), budget in 0usize..60) {
         let mut scheduler = Scheduler::new(QueueLimits { texts: 1000, tokens: 10_000 });

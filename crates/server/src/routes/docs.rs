@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use utoipa_swagger_ui::Config;
 
 use crate::error::{ApiError, ErrorBody, ErrorKind};
-use crate::openapi::ShutdownError;
+use crate::openapi::{ShutdownError, document};
 use crate::respond::{JsonBytes, json};
 use crate::state::AppState;
 
@@ -58,7 +58,7 @@ pub(super) async fn file(Path(name): Path<String>) -> Result<Response, ApiError>
     ),
 )]
 pub(super) async fn openapi(State(state): State<AppState>) -> JsonBytes {
-    json(&super::document(&state))
+    json(&document(state.ready().map(|ready| ready.backend().dimension())))
 }
 
 fn swagger_file(name: &str) -> Result<(String, Vec<u8>), ApiError> {

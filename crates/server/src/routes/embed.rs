@@ -102,7 +102,7 @@ async fn answer(
         tokens: embedded.tokens,
         truncated: embedded.truncated,
     };
-    let body = state.offload().run_if_not_small(bytes, move || json(&response)).await?;
+    let body = state.offload().quick(bytes, move || json(&response)).await?;
     Ok(([(SERVER_TIMING, timing)], body).into_response())
 }
 

@@ -23,7 +23,7 @@ const BYTES_PER_TOKEN: usize = 64;
 
 /// Tokenises one text or several.
 ///
-/// The two special tokens are included; texts over the model's length are not cut.
+/// The two special tokens are included; texts over the model's length are not cut. At most 1 MiB of text.
 #[utoipa::path(
     post,
     path = "/tokenize",
@@ -42,7 +42,7 @@ pub(super) async fn tokenize(
     let encodings = model.tokenize(INPUTS.name(request.inputs)?).await?;
     let tokens: usize = encodings.iter().map(|encoding| encoding.ids.len()).sum();
     let id = model.model().id.clone();
-    state.offload().run_if_not_small(tokens * BYTES_PER_TOKEN, move || json(&response(encodings, id))).await
+    state.offload().quick(tokens * BYTES_PER_TOKEN, move || json(&response(encodings, id))).await
 }
 
 fn response(encodings: Vec<Encoding>, model: String) -> TokenizeResponse {

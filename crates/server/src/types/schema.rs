@@ -12,14 +12,16 @@ fn string() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))
 }
 
-/// A list of at least one `item`; the server's most comes in with [`crate::openapi::document`].
 fn list() -> ArrayBuilder {
     ArrayBuilder::new().items(string()).min_items(Some(1))
 }
 
 impl PartialSchema for TextList {
     fn schema() -> RefOr<Schema> {
-        list().description(Some("At least one text.")).examples([json!(["a first text", "a second"])]).into()
+        list()
+            .description(Some("At least one text; at most as many as `GET /info` says."))
+            .examples([json!(["a first text", "a second"])])
+            .into()
     }
 }
 
@@ -28,7 +30,7 @@ impl PartialSchema for TextInput {
         OneOfBuilder::new()
             .item(string())
             .item(list())
-            .description(Some("One text, or a list of at least one."))
+            .description(Some("One text, or a list of at least one; at most as many as `GET /info` says."))
             .into()
     }
 }

@@ -126,6 +126,24 @@ async fn a_text_over_the_models_length_is_refused_unless_it_may_be_cut() {
 }
 
 #[tokio::test]
+async fn a_text_far_over_the_models_length_is_tokenised_no_further_than_needed() {
+    let app = ready_app();
+    let long = "word ".repeat(1_000_000);
+    let answer = post(&app, "/embed", query(&long)).await;
+    let message = "query: the text has more than 1024 tokens, over the model's limit of 256: shorten it, or set \
+                   \"truncate\": true to embed its beginning";
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(answer.json(), error_json(message, "invalid_request_error", "text_too_long"));
+    let cut = post(&app, "/embed", json!({"query": long, "truncate": true}).to_string()).await;
+    assert!(
+        cut.body
+            .starts_with(&format!(r#"{{"embeddings":[{}],"#, expected_json("word ".repeat(300).as_str())))
+    );
+    let nothing = post(&app, "/embed", query(&" ".repeat(1_000_000))).await;
+    assert!(nothing.body.starts_with(&format!(r#"{{"embeddings":[{}],"#, expected_json(""))));
+}
+
+#[tokio::test]
 async fn a_text_of_exactly_the_models_length_fits() {
     let text = "word ".repeat(MAX_TOKENS - 2);
     let answer = post(&ready_app(), "/embed", query(&text)).await;

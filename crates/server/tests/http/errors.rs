@@ -306,6 +306,19 @@ async fn bodies_and_batches_over_the_limit_are_413_with_limit_and_size() {
     }
 }
 
+#[tokio::test]
+async fn tokenize_takes_a_megabyte_of_text() {
+    let app = ready_app();
+    let body = |bytes: usize| json!({"inputs": ["a", " ".repeat(bytes - 1)]}).to_string();
+    assert_eq!(post(&app, "/tokenize", body(1_048_576)).await.status, StatusCode::OK);
+    let answer = post(&app, "/tokenize", body(1_048_577)).await;
+    let message = "The texts have 1048577 bytes, over this route's limit of 1048576: split them";
+    assert_eq!(
+        (answer.status, answer.json()),
+        (StatusCode::PAYLOAD_TOO_LARGE, invalid(message, "batch_too_large"))
+    );
+}
+
 /// A body of `left` spaces in pieces, without a declared length, that stalls or breaks off at its end.
 struct Pieces {
     left: usize,

@@ -159,7 +159,7 @@ pub async fn until_queued(app: &Router, texts: f64) {
     .await;
 }
 
-/// The small model behind a gate that notes every batch, can hold it back, and can panic.
+/// The small model behind a gate that notes every batch, can hold it back, and can make it fail.
 pub struct Gate {
     inner: Arc<dyn Backend>,
     state: Mutex<GateState>,
@@ -171,12 +171,21 @@ struct GateState {
     batches: Vec<Vec<Vec<u32>>>,
     /// How many more batches may pass.
     permits: usize,
-    panic_next: bool,
+    failure: Option<Failure>,
+}
+
+/// How a batch goes wrong.
+#[derive(Debug, Clone, Copy)]
+pub enum Failure {
+    Panic,
+    Error,
+    NotANumber,
+    VectorMissing,
 }
 
 impl Gate {
     pub fn new(permits: usize) -> Arc<Self> {
-        let state = GateState { batches: Vec::new(), permits, panic_next: false };
+        let state = GateState { batches: Vec::new(), permits, failure: None };
         Arc::new(Self { inner: backend(), state: Mutex::new(state), changed: Condvar::new() })
     }
 
@@ -190,8 +199,8 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    pub fn panic_next(&self) {
-        self.state.lock().unwrap().panic_next = true;
+    pub fn fail_next(&self, failure: Failure) {
+        self.state.lock().unwrap().failure = Some(failure);
     }
 
     pub fn batches(&self) -> Vec<Vec<Vec<u32>>> {
@@ -223,10 +232,17 @@ impl Backend for Gate {
             state = self.changed.wait(state).unwrap();
         }
         state.permits = state.permits.saturating_sub(usize::from(state.permits != usize::MAX));
-        let panic_now = std::mem::take(&mut state.panic_next);
+        let failure = state.failure.take();
         drop(state);
-        assert!(!panic_now, "a test made this batch panic");
-        self.inner.embed(texts)
+        let mut vectors = self.inner.embed(texts)?;
+        match failure {
+            None => {}
+            Some(Failure::Panic) => panic!("a test made this batch panic"),
+            Some(Failure::Error) => return Err(EngineError::EmptyText { index: 0 }),
+            Some(Failure::NotANumber) => vectors[0][0] = f32::NAN,
+            Some(Failure::VectorMissing) => drop(vectors.pop()),
+        }
+        Ok(vectors)
     }
 }
 
