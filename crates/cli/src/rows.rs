@@ -179,7 +179,7 @@ mod tests {
             (InputFormat::Jsonl, b"{\"txt\": 1}", "missing field `text`"),
             (InputFormat::Jsonl, b"", "expected {\"text\": \"...\"}, got \"\""),
             (InputFormat::Ids, b"[1, -2]", "expected a JSON list of token ids"),
-            (InputFormat::Ids, b"[1.5]", "at column 5"),
+            (InputFormat::Ids, b"[1.5]", "at column 4"),
         ] {
             let error = parse(format, line).unwrap_err();
             assert!(error.contains(expected), "{error}");

@@ -11,7 +11,8 @@ use crate::stdout;
 /// Succeeds where a server on this machine says that it is ready.
 pub fn run(args: HealthArgs) -> anyhow::Result<()> {
     let url = format!("http://127.0.0.1:{}/health", port(args.port)?);
-    let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5)));
+    // No proxy of the environment may stand between two processes of one machine.
+    let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).proxy(None);
     let agent: ureq::Agent = config.http_status_as_error(false).build().into();
     let mut response = agent.get(&url).call().with_context(|| format!("no server answers at {url}"))?;
     let body =

@@ -1,0 +1,61 @@
+//! `danaus bench`.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::common::{danaus, danaus_with, run, small_model};
+
+const KEYS: [&str; 8] =
+    ["length", "batch", "dtype", "threads", "median_ms", "min_ms", "tokens_per_second", "peak_rss_mb"];
+
+#[test]
+fn measurements_as_json() {
+    let mut bench =
+        danaus_with(small_model(), "bench --json --lengths 8,300,1 --batch 3 --seconds 0 --threads 2");
+    let run = run(&mut bench).exits(0);
+    let measurements: Vec<Value> = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(measurements.len(), 3);
+    for (measurement, length) in measurements.iter().zip([8.0, 300.0, 1.0]) {
+        let keys: BTreeSet<&str> = measurement.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, BTreeSet::from(KEYS));
+        let number = |key: &str| measurement[key].as_f64().unwrap_or_else(|| panic!("{key}: {measurement}"));
+        assert_eq!([number("length"), number("batch"), number("threads")], [length, 3.0, 2.0]);
+        assert_eq!(measurement["dtype"], "f32");
+        assert!(number("min_ms") > 0.0 && number("min_ms") <= number("median_ms"), "{measurement}");
+        let rate = 3.0 * length / (number("median_ms") / 1e3);
+        assert!((number("tokens_per_second") / rate - 1.0).abs() < 1e-6, "{measurement}");
+        // The model alone has 8 MB; the process cannot have more than the machine.
+        assert!(number("peak_rss_mb") > 8.0 && number("peak_rss_mb") < 1e6, "{measurement}");
+    }
+}
+
+#[test]
+fn measurements_for_people() {
+    let bench = run(&mut danaus_with(small_model(), "bench --lengths 8,16 --seconds 0")).exits(0);
+    let text = bench.text();
+    let columns: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(columns.len(), 3, "{text}");
+    assert_eq!((columns[1][0], columns[2][0]), ("8", "16"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_measured() {
+    let bench =
+        |args: &str| run(&mut danaus_with(small_model(), &format!("bench --json --seconds 0 {args}")));
+    let too_long = bench("--lengths 8,301").fails(1, &["length 301", "at most 300"]);
+    assert_eq!(too_long.text(), "", "it is known before anything is measured");
+    bench("--lengths 0").fails(2, &["--lengths"]);
+    bench("--lengths short").fails(2, &["--lengths"]);
+    bench("--batch 0").fails(2, &["--batch"]);
+    bench("--seconds=-1").fails(2, &["--seconds"]);
+    bench("--seconds nan").fails(2, &["--seconds"]);
+}
+
+/// Of the real shape where no model is named: nothing has to be downloaded first.
+#[test]
+fn the_default_is_the_synthetic_model() {
+    let bench = run(&mut danaus(&["bench", "--json", "--lengths", "2", "--seconds", "0"])).exits(0);
+    assert!(bench.stderr.contains("synthetic:32k"), "{}", bench.stderr);
+    assert_eq!(serde_json::from_slice::<Vec<Value>>(&bench.stdout).unwrap().len(), 1);
+}

@@ -1,0 +1,17 @@
+//! The built binary as a process: what a user, a script or a platform sees of it.
+//!
+//! One test binary, so that it is linked once. No test asserts how long something takes; every wait has an end, so that
+//! what hangs fails.
+
+mod bench;
+mod common;
+mod deploy;
+mod embed;
+mod hub;
+mod info;
+mod output;
+mod serve;
+mod server;
+mod shutdown;
+mod synth;
+mod usage;
