@@ -140,10 +140,15 @@ fn build() -> Result<Metrics, prometheus::Error> {
         model_loaded: gauge(r, "danaus_model_loaded", "1 when the model is loaded, else 0.")?,
         registry: registry.clone(),
     };
-    let version = Opts::new("danaus_build_info", "The running version.");
-    let build = add(r, IntGaugeVec::new(version, &["version"]))?;
-    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    build_info(r)?;
     Ok(metrics)
+}
+
+fn build_info(registry: &Registry) -> Result<(), prometheus::Error> {
+    let version = Opts::new("danaus_build_info", "The running version.");
+    let info = add(registry, IntGaugeVec::new(version, &["version"]))?;
+    info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    Ok(())
 }
 
 fn add<C: Collector + Clone + 'static>(
