@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use danaus_engine::{Backend, BackendOptions};
-use danaus_model::{HubOptions, LoadOptions, LoadedModel, Tokenizer};
+use danaus_engine::{Backend, BackendOptions, Padding, Pooling, Text};
+use danaus_model::{HubOptions, LoadOptions, LoadedModel, ModelSource, Tokenizer};
 
 use crate::args::{ComputeArgs, ModelArgs};
 
@@ -36,6 +36,9 @@ impl ComputeArgs {
 /// Loads a model and makes its backend, saying how long each took.
 pub fn load(options: &LoadOptions, compute: &ComputeArgs) -> anyhow::Result<(LoadedModel, Arc<dyn Backend>)> {
     compute.device.check()?;
+    if let (Some(revision), false) = (&options.revision, matches!(options.source, ModelSource::Hub(_))) {
+        tracing::warn!("revision {revision} is ignored: {} is no hub model", options.source);
+    }
     let started = Instant::now();
     tracing::info!(model = %options.source, "loading");
     let model = danaus_model::load(options)
@@ -44,6 +47,12 @@ pub fn load(options: &LoadOptions, compute: &ComputeArgs) -> anyhow::Result<(Loa
     let backend = danaus_engine::load_backend(&model, &compute.backend_options())?;
     if model.synthetic {
         tracing::warn!("the weights of {} are synthetic: its vectors carry no meaning", model.id);
+    }
+    if matches!(options.source, ModelSource::Hub(_)) && compute.padding == Padding::None {
+        tracing::warn!(
+            "texts are embedded without padding, while the published M2-BERT models were trained on texts padded to their \
+             full length: if retrieval disappoints, see --padding max-length"
+        );
     }
     let info = backend.info();
     tracing::info!(
@@ -59,6 +68,18 @@ pub fn load(options: &LoadOptions, compute: &ComputeArgs) -> anyhow::Result<(Loa
         "model ready"
     );
     Ok((model, backend))
+}
+
+/// Lengths, in tokens, of the texts that [`warm_up`] embeds: those of queries.
+const WARM_UP: [usize; 2] = [16, 64];
+
+/// Embeds a few texts, so that the first request need not wait for filters and buffers to be made.
+pub fn warm_up(backend: &dyn Backend) -> anyhow::Result<()> {
+    for length in WARM_UP {
+        let ids = vec![0; length.min(backend.max_tokens())];
+        backend.embed(&[Text { ids: &ids, pooling: Pooling::Mean }])?;
+    }
+    Ok(())
 }
 
 /// The built-in tokenizer, or the one in `file`, which must not know more tokens than the model.

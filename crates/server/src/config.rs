@@ -36,7 +36,7 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
-            max_batch_tokens: 16_384,
+            max_batch_tokens: 2048,
             auto_truncate: false,
             pooling: Pooling::default(),
             padding: Padding::default(),

@@ -3,7 +3,6 @@
 mod output;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
 use danaus_engine::{Backend, Pooling, Text, finish};
@@ -18,9 +17,15 @@ use crate::setup;
 /// Tokens gathered before they are computed and written: enough to fill several passes, little enough to show progress.
 const BATCH_TOKENS: usize = 4096;
 
+/// A text is counted up to this multiple of the model's length; beyond, the exact number is not worth its time.
+const COUNTED_LENGTHS: usize = 4;
+
 pub fn run(args: EmbedArgs) -> anyhow::Result<()> {
     args.compute.device.check()?;
     let rows = Rows::new(args.input, &args.files)?;
+    if args.files.is_empty() && std::io::stdin().is_terminal() {
+        tracing::info!("reading rows from the terminal, up to Ctrl-D");
+    }
     let target = Target::open(args.out.as_deref())?;
     let (model, backend) = setup::load(&args.model.load_options(), &args.compute)?;
     let vocabulary = model.config.vocab_size;
@@ -33,7 +38,7 @@ pub fn run(args: EmbedArgs) -> anyhow::Result<()> {
     };
     drop(model);
     let output = Output::new(args.output, target, backend.dimension())?;
-    let progress = progress_bar(&args.files);
+    let progress = progress_bar(&args);
     let job = Job { args: &args, backend: &*backend, tokenizer, vocabulary, progress: progress.clone() };
     let outcome = job.run(rows, output);
     progress.finish_and_clear();
@@ -91,8 +96,9 @@ impl Job<'_> {
     /// A row's token ids, checked against the model's limits, so that an error has the row's place.
     fn ids(&self, row: Row) -> Result<Vec<u32>, String> {
         let max_tokens = self.backend.max_tokens();
+        let counted = max_tokens.saturating_mul(COUNTED_LENGTHS);
         let mut ids = match row {
-            Row::Text(text) => self.encode(&text)?,
+            Row::Text(text) => self.encode(&text, counted)?,
             Row::Ids(ids) => ids,
         };
         if ids.is_empty() {
@@ -106,6 +112,7 @@ impl Job<'_> {
         }
         if ids.len() > max_tokens && !self.args.text.auto_truncate {
             let tokens = ids.len();
+            let tokens = if tokens > counted { format!("more than {counted}") } else { tokens.to_string() };
             return Err(format!(
                 "{tokens} tokens, but the model takes at most {max_tokens}: see --auto-truncate"
             ));
@@ -114,9 +121,9 @@ impl Job<'_> {
         Ok(ids)
     }
 
-    fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+    fn encode(&self, text: &str, at_most: usize) -> Result<Vec<u32>, String> {
         let tokenizer = self.tokenizer.as_ref().ok_or("expected token ids, got a text")?;
-        Ok(tokenizer.encode(text).map_err(|error| error.to_string())?.ids)
+        tokenizer.encode_ids(text, at_most).map_err(|error| error.to_string())
     }
 
     fn report(&self, place: &Place, reason: String) -> anyhow::Result<()> {
@@ -152,13 +159,15 @@ impl Job<'_> {
     }
 }
 
-/// A bar over the files' bytes on a terminal; a spinner where their size is unknown; nothing elsewhere.
-fn progress_bar(files: &[PathBuf]) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+/// A bar over the files' bytes on a terminal; a spinner where their size is unknown; nothing elsewhere, nor where the
+/// rows come to the same terminal.
+fn progress_bar(args: &EmbedArgs) -> ProgressBar {
+    let rows_are_seen = args.out.is_none() && std::io::stdout().is_terminal();
+    if rows_are_seen || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let sizes: Option<Vec<u64>> =
-        files.iter().map(|file| std::fs::metadata(file).ok().map(|m| m.len())).collect();
+        args.files.iter().map(|file| std::fs::metadata(file).ok().map(|m| m.len())).collect();
     match sizes.filter(|sizes| !sizes.is_empty()) {
         Some(sizes) => {
             let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}, {eta} left");

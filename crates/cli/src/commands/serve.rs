@@ -84,6 +84,7 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
 fn load(args: &ServeArgs) -> anyhow::Result<Service> {
     let (model, backend) = setup::load(&args.model.load_options(), &args.compute)?;
     let tokenizer = setup::tokenizer(args.text.tokenizer.as_deref(), model.config.vocab_size)?;
+    setup::warm_up(&*backend)?;
     let (id, revision, synthetic) = (model.id, model.revision, model.synthetic);
     Ok(Service { backend, tokenizer: Arc::new(tokenizer), model: ModelInfo { id, revision, synthetic } })
 }
