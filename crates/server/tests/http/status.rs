@@ -30,7 +30,7 @@ async fn info_describes_model_device_and_limits() {
         "instruction_set": backend.info().instruction_set, "threads": 1, "pooling": "mean", "padding": "none",
         "auto_truncate": false,
         "limits": {
-            "max_body_bytes": 33554432, "max_inputs": 2048, "max_batch_tokens": 16384, "max_queued_tokens": 8388608,
+            "max_body_bytes": 33554432, "max_inputs": 2048, "max_batch_tokens": 2048, "max_queued_tokens": 8388608,
             "max_queued_texts": 65536, "request_timeout_seconds": null
         },
         "synthetic": true, "warning": WARNING, "version": env!("CARGO_PKG_VERSION")
