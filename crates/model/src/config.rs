@@ -214,12 +214,12 @@ impl ModelConfig {
         let blocks = self.monarch_mlp_nblocks;
         for (key, size) in [("hidden_size", self.hidden_size), ("intermediate_size", self.intermediate_size)]
         {
-            if size % blocks != 0 {
+            if !size.is_multiple_of(blocks) {
                 let supported = format!("expected a multiple of monarch_mlp_nblocks, which is {blocks}");
                 return Err(unsupported(key, size, supported));
             }
         }
-        if self.hyena_emb_dim % 2 == 0 {
+        if self.hyena_emb_dim.is_multiple_of(2) {
             let supported = "expected an odd number (time, then pairs of cosine and sine)";
             return Err(unsupported("hyena_emb_dim", self.hyena_emb_dim, supported));
         }

@@ -208,7 +208,7 @@ impl Job {
                 Err(error) => error,
             };
             attempts += 1;
-            barren = if self.activity.bytes() > before { 1 } else { barren + 1 };
+            barren = if self.activity.bytes() > before { 0 } else { barren + 1 };
             if !is_transient(&error) || barren >= BARREN_ATTEMPTS || attempts >= ATTEMPTS {
                 return Err(error);
             }

@@ -33,7 +33,8 @@ const MAIN: &str = "main";
 pub struct HubOptions {
     /// Address of the hub or a mirror, without a slash at its end.
     pub endpoint: String,
-    /// Access token for private and gated repositories.
+    /// Access token for private and gated repositories. It is sent to the endpoint, and once per large file also to the
+    /// host that the endpoint redirects to, which the `hf-hub` crate asks for the file's size.
     pub token: Option<String>,
     /// Folder of the cache.
     pub cache_dir: PathBuf,
@@ -232,4 +233,89 @@ fn is_hexadecimal(text: &str, length: usize) -> bool {
 /// The link of a snapshot to a blob, and the blob; the same where the cache has no links.
 fn blob_of(file: &Path) -> std::io::Result<PathBuf> {
     file.canonicalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(variables: &[(&str, &str)]) -> HubOptions {
+        let value =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        HubOptions::from_variables(value)
+    }
+
+    #[test]
+    fn without_variables_it_is_the_hub_and_the_users_cache() {
+        let options = options(&[("HOME", "/home/user")]);
+        assert_eq!(options.endpoint, "https://huggingface.co");
+        assert_eq!(options.cache_dir, Path::new("/home/user/.cache/huggingface/hub"));
+        assert!(!options.offline && !options.progress);
+        assert!(options.patience < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn the_cache_is_where_the_other_tools_have_it() {
+        let cases = [
+            (&[("HF_HOME", "/models")][..], "/models/hub"),
+            (&[("HF_HOME", "/models"), ("XDG_CACHE_HOME", "/cache")], "/models/hub"),
+            (&[("XDG_CACHE_HOME", "/cache")], "/cache/huggingface/hub"),
+            (&[("HF_HUB_CACHE", "/shared"), ("HF_HOME", "/models")], "/shared"),
+            (&[("HUGGINGFACE_HUB_CACHE", "/old")], "/old"),
+            (&[("HF_HOME", "~/models"), ("HOME", "/home/user")], "/home/user/models/hub"),
+            (&[("HF_HOME", "~"), ("HOME", "/home/user")], "/home/user/hub"),
+            (&[("HF_HOME", "~user/models"), ("HOME", "/home/user")], "~user/models/hub"),
+            (
+                &[("HF_HOME", ""), ("HF_HUB_CACHE", " "), ("HOME", "/home/user")],
+                "/home/user/.cache/huggingface/hub",
+            ),
+        ];
+        for (variables, expected) in cases {
+            assert_eq!(options(variables).cache_dir, Path::new(expected), "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn the_token_comes_from_a_variable_or_a_file() {
+        let home = tempfile::tempdir().unwrap();
+        let (home, file) = (home.path().to_str().unwrap(), home.path().join("token"));
+        assert_eq!(options(&[("HF_HOME", home)]).token, None);
+        std::fs::write(&file, "hf_stored\n").unwrap();
+        let file = file.to_str().unwrap();
+        assert_eq!(options(&[("HF_HOME", home)]).token.as_deref(), Some("hf_stored"));
+        assert_eq!(
+            options(&[("HF_HOME", "/gone"), ("HF_TOKEN_PATH", file)]).token.as_deref(),
+            Some("hf_stored")
+        );
+        assert_eq!(options(&[("HF_HOME", home), ("HF_TOKEN", " hf_set\n")]).token.as_deref(), Some("hf_set"));
+        assert_eq!(options(&[("HF_HOME", home), ("HF_TOKEN", "")]).token.as_deref(), Some("hf_stored"));
+        std::fs::write(file, " \n").unwrap();
+        assert_eq!(options(&[("HF_HOME", home)]).token, None);
+    }
+
+    #[test]
+    fn mirrors_and_offline_are_understood() {
+        assert_eq!(options(&[("HF_ENDPOINT", "https://mirror/path/")]).endpoint, "https://mirror/path");
+        for (value, offline) in
+            [("1", true), ("true", true), ("YES", true), ("ON", true), ("0", false), ("no", false)]
+        {
+            assert_eq!(options(&[("HF_HUB_OFFLINE", value)]).offline, offline, "{value}");
+        }
+        assert!(options(&[("TRANSFORMERS_OFFLINE", "1")]).offline);
+    }
+
+    #[test]
+    fn ids_are_those_that_the_hub_gives() {
+        for id in [crate::DEFAULT_MODEL, "a/b", "hazyresearch/M2-BERT-2K-Retrieval-Encoder-V1", "o_1/n.a-m_e"]
+        {
+            assert!(is_repository_id(id), "{id}");
+        }
+        let long = format!("a/{}", "b".repeat(100));
+        for id in [
+            "", "a", "a/", "/b", "a/b/c", "a b/c", "../b", "a/..", "a/b..c", "a/b--c", "-a/b", "a/.b", "é/b",
+            &long,
+        ] {
+            assert!(!is_repository_id(id), "{id}");
+        }
+    }
 }

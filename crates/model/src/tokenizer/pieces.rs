@@ -9,7 +9,7 @@
 use std::ops::{ControlFlow, Range};
 
 use tokenizers::tokenizer::{NormalizedString, Normalizer};
-use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
+use tokenizers::{Encoding, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
 /// Bytes of a text that are encoded at a time.
 const PIECE: usize = 8192;
@@ -68,38 +68,25 @@ impl PieceRules {
         text: &str,
         emit: &mut dyn FnMut(Token<'_>) -> ControlFlow<()>,
     ) -> tokenizers::Result<()> {
-        let mut carried = Carried::default();
+        let mut input = Carried::default();
         let mut position = 0;
         while position < text.len() {
             let end = self.piece_end(text, position);
-            carried.append(&text[position..end], position);
+            input.append(&text[position..end], position);
             position = end;
-            let encoding = tokenizer.encode(carried.text.as_str(), false)?;
-            let offsets = encoding.get_offsets();
-            let words = encoding.get_word_ids();
-            let is_last_word =
-                |index: &usize| position < text.len() && words[*index] == words[words.len() - 1];
-            let pending = (0..words.len()).find(is_last_word).unwrap_or(words.len());
-            let rest = match offsets.get(pending) {
-                Some(first) => first.0..offsets[offsets.len() - 1].1,
-                None => carried.text.len()..carried.text.len(),
+            let encoding = tokenizer.encode(input.text.as_str(), false)?;
+            let pending = match position < text.len() {
+                true => pending_word(tokenizer, &input, &encoding)?,
+                false => None,
             };
-            // Where the word ends before the piece does, it is carried only if what follows may be nothing.
-            let follows = &carried.text[rest.end..];
-            let is_complete = normalized(tokenizer, follows)?.contains(char::is_whitespace);
-            let complete = if is_complete { words.len() } else { pending };
-            for index in 0..complete {
-                let (start, end) = (carried.start(offsets[index].0), carried.end(offsets[index].1));
-                let (id, text) = (encoding.get_ids()[index], encoding.get_tokens()[index].as_str());
-                if emit(Token { id, text, start, end }).is_break() {
-                    return Ok(());
-                }
+            let complete = pending.as_ref().map_or(encoding.len(), |(first, _)| *first);
+            if input.emit(&encoding, complete, emit).is_break() {
+                return Ok(());
             }
-            if complete < words.len() {
-                carried = self.carry(tokenizer, &carried, rest)?;
-            } else {
-                carried = Carried::default();
-            }
+            input = match pending {
+                Some((_, word)) => self.carry(tokenizer, &input, word)?,
+                None => Carried::default(),
+            };
         }
         Ok(())
     }
@@ -179,6 +166,20 @@ impl PieceRules {
     }
 }
 
+/// The last word of an encoded piece, if it may go on in the next one: the index of its first token, and its range.
+fn pending_word(
+    tokenizer: &Tokenizer,
+    input: &Carried,
+    encoding: &Encoding,
+) -> tokenizers::Result<Option<(usize, Range<usize>)>> {
+    let (words, offsets) = (encoding.get_word_ids(), encoding.get_offsets());
+    let Some(first) = words.iter().position(|word| Some(word) == words.last()) else { return Ok(None) };
+    let word = offsets[first].0..offsets[offsets.len() - 1].1;
+    // Characters that vanish do not end a word; space does.
+    let has_ended = normalized(tokenizer, &input.text[word.end..])?.contains(char::is_whitespace);
+    Ok((!has_ended).then_some((first, word)))
+}
+
 fn normalized(tokenizer: &Tokenizer, text: &str) -> tokenizers::Result<String> {
     let mut normalized = NormalizedString::from(text);
     if let Some(normalizer) = tokenizer.get_normalizer() {
@@ -202,7 +203,7 @@ impl Carried {
     /// Appends text that starts at `original` in the whole text.
     fn append(&mut self, text: &str, original: usize) {
         let last = self.parts.last();
-        if !last.is_some_and(|(here, there)| there + (self.text.len() - here) == original) {
+        if last.is_none_or(|(here, there)| there + (self.text.len() - here) != original) {
             self.parts.push((self.text.len(), original));
         }
         self.text.push_str(text);
@@ -217,6 +218,19 @@ impl Carried {
             self.append(&from.text[at..end], from.start(at));
             at = end;
         }
+    }
+
+    /// Hands the first `count` tokens of this text to `emit`, with their places in the whole text.
+    fn emit(
+        &self,
+        encoding: &Encoding,
+        count: usize,
+        emit: &mut dyn FnMut(Token<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let tokens = encoding.get_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_offsets());
+        tokens.take(count).try_for_each(|((&id, text), &(start, end))| {
+            emit(Token { id, text, start: self.start(start), end: self.end(end) })
+        })
     }
 
     /// Where a character that starts at `at` here starts in the whole text.
