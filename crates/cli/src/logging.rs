@@ -2,7 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
@@ -23,8 +24,13 @@ pub fn start(args: &LoggingArgs) {
             lines.json().flatten_event(true).boxed()
         }
     };
-    let filter = args.log_level.clone().with_target(FAILURE, LevelFilter::ERROR);
+    let filter = args.log_level.clone().with_target(FAILURE, LevelFilter::ERROR).and(filter_fn(is_no_dump));
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+}
+
+/// Keeps what goes over the wire to the hub out of the log, at the level `trace` too: an access token is in it.
+fn is_no_dump(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() != Level::TRACE || !metadata.target().starts_with("ureq")
 }
 
 /// Says why the process ends.

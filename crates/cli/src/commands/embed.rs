@@ -97,9 +97,9 @@ impl Job<'_> {
     fn ids(&self, row: Row) -> Result<Vec<u32>, String> {
         let max_tokens = self.backend.max_tokens();
         let counted = max_tokens.saturating_mul(COUNTED_LENGTHS);
-        let mut ids = match row {
-            Row::Text(text) => self.encode(&text, counted)?,
-            Row::Ids(ids) => ids,
+        let (mut ids, counted) = match row {
+            Row::Text(text) => (self.encode(&text, counted)?, counted),
+            Row::Ids(ids) => (ids, usize::MAX),
         };
         if ids.is_empty() {
             return Err("expected at least one token id, got an empty list".to_owned());

@@ -217,6 +217,16 @@ fn skipped_rows_are_reported_and_counted_and_leave_the_others_in_place() {
         assert_eq!(run.stderr.matches(&report).count(), 1, "{}", run.stderr);
     }
     assert!(run.stderr.contains("rows=6") && run.stderr.contains("skipped=4"), "{}", run.stderr);
+    let json = embed("--input ids --skip-errors --log-format json", SOME_BAD.as_bytes()).exits(0);
+    let lines: Vec<serde_json::Value> = json
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+        .collect();
+    let skipped =
+        |line: &&serde_json::Value| line["message"].as_str().is_some_and(|m| m.starts_with("skipped"));
+    assert_eq!(lines.iter().filter(skipped).count(), 4);
+    assert_eq!(lines.last().unwrap()["skipped"], 4);
 }
 
 #[test]
@@ -260,7 +270,7 @@ fn a_text_over_the_models_length_is_refused_or_cut() {
 #[test]
 fn a_very_long_text_is_refused_or_cut() {
     let text = vec!["word"; 32_766].join(" ") + "\n";
-    embed("", text.as_bytes()).fails(1, &["32768 tokens", "at most 300"]);
+    embed("", text.as_bytes()).fails(1, &["line 1: more than 1200 tokens", "at most 300"]);
     let run = embed("--skip-errors", format!("{text}short\n").as_bytes()).exits(0);
     assert_eq!(rows(&run.stdout).len(), 1);
     assert_eq!(embed_lines("--auto-truncate", &text)[0].tokens, 300);

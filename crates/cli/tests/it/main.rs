@@ -7,6 +7,10 @@ mod bench;
 mod common;
 mod deploy;
 mod embed;
+/// A server that speaks the hub's protocol: the same that the hub's client is tested with.
+#[path = "../../../model/tests/it/hub/server.rs"]
+#[allow(dead_code)] // the ways in which it can fail are tested there
+mod fake_hub;
 mod hub;
 mod info;
 mod output;

@@ -113,7 +113,9 @@ fn a_full_disk_is_a_failure_with_its_reason() {
         run_with(&mut shell, b"one\n").fails(1, &["cannot write to standard output", "No space left"]);
     }
     assert!(Path::new("/dev/full").metadata().is_ok_and(|full| !full.is_file()));
-    for subcommand in ["info", "info --json", "bench --lengths 2 --seconds 0", "bench --json --seconds 0"] {
+    for subcommand in
+        ["info", "info --json", "bench --lengths 2 --seconds 0", "bench --json --lengths 2 --seconds 0"]
+    {
         run(&mut shell(&format!("\"$DANAUS\" {subcommand} > /dev/full")))
             .fails(1, &["cannot write to standard output"]);
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::common::{Run, danaus, danaus_with, rows, run, run_with, small_config, workspace};
 
 fn synth(config: &Path, seed: &str, out: &Path) -> Run {
-    run(danaus(&["synth", "--seed", seed, "--config"]).arg(config).arg("--out").arg(out))
+    run(danaus(&["synth", &format!("--seed={seed}"), "--config"]).arg(config).arg("--out").arg(out))
 }
 
 fn read(folder: &Path) -> [Vec<u8>; 2] {
