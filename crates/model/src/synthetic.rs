@@ -80,12 +80,12 @@ pub(crate) fn positional_features(length: usize, features: usize) -> Vec<f32> {
     rows.collect()
 }
 
-/// Value of `pos_emb.t`, [length]: time from 0 to 1.
+/// Value of `pos_emb.t`, `[length]`: time from 0 to 1.
 pub(crate) fn time(length: usize) -> Vec<f32> {
     linspace(0.0, 1.0, length).into_iter().map(|t| t as f32).collect()
 }
 
-/// Initial value of `modulation.deltas`, [hidden]: decay rates from slow to fast.
+/// Initial value of `modulation.deltas`, `[hidden]`: decay rates from slow to fast.
 pub(crate) fn decay_rates(hidden: usize) -> Vec<f32> {
     linspace(LN_TARGET / 1.5, LN_TARGET / 0.3, hidden).into_iter().map(|rate| rate as f32).collect()
 }

@@ -12,7 +12,7 @@ pub struct Weights {
     pub embeddings: Embeddings,
     /// Encoder layers, first to last.
     pub layers: Vec<Layer>,
-    /// `pooler.dense`: weight [H, H], bias [H].
+    /// `pooler.dense`: weight [H, H], bias `[H]`.
     pub pooler: Linear,
 }
 
@@ -29,7 +29,7 @@ pub struct Embeddings {
     pub layer_norm: LayerNorm,
 }
 
-/// Scale and shift of a LayerNorm, each [H].
+/// Scale and shift of a LayerNorm, each `[H]`.
 #[derive(Debug, Clone)]
 pub struct LayerNorm {
     /// Scale.
@@ -50,19 +50,19 @@ pub struct Linear {
 /// One encoder layer: sequence mixer (long convolutions), then state mixer (block-diagonal MLP).
 #[derive(Debug, Clone)]
 pub struct Layer {
-    /// `in_linear`: weight [3H, H], bias [3H]; its outputs are x1, x2 and v.
+    /// `in_linear`: weight [3H, H], bias `[3H]`; its outputs are x1, x2 and v.
     pub in_linear: Linear,
-    /// `short_filter`: weight [3H, 1, 3] (last tap on the current token), bias [3H].
+    /// `short_filter`: weight [3H, 1, 3] (last tap on the current token), bias `[3H]`.
     pub short_filter: Linear,
     /// `filter_fn`: the long convolution of `v * x1`.
     pub filter: LongFilter,
     /// `filter_fn2`: the residual long convolution of the layer's input.
     pub residual_filter: LongFilter,
-    /// `out_linear`: weight [H, H], bias [H].
+    /// `out_linear`: weight [H, H], bias `[H]`.
     pub out_linear: Linear,
     /// `gated_layers.weight`: [N, 2I/N, H/N].
     pub gated_layers: Tensor,
-    /// `wo`: weight [N, H/N, I/N], bias [H].
+    /// `wo`: weight [N, H/N, I/N], bias `[H]`.
     pub wo: Linear,
     /// After the MLP's residual.
     pub layer_norm: LayerNorm,
@@ -71,7 +71,7 @@ pub struct Layer {
 /// An implicit long filter: two small MLPs over positional features, under an exponential window.
 #[derive(Debug, Clone)]
 pub struct LongFilter {
-    /// `bias` [H]: weight of the skip connection around the convolution.
+    /// `bias` `[H]`: weight of the skip connection around the convolution.
     pub skip: Tensor,
     /// `pos_emb.z` [1, L, E]: positional features (trained).
     pub features: Tensor,
@@ -97,7 +97,7 @@ pub struct FilterMlp {
 /// One linear layer of a filter's MLP and the frequencies of the sine after it.
 #[derive(Debug, Clone)]
 pub struct SineLayer {
-    /// Weight [F, E] in the first layer, [F, F] in the others; bias [F].
+    /// Weight [F, E] in the first layer, [F, F] in the others; bias `[F]`.
     pub linear: Linear,
     /// `freq` [1, F]: one parameter shared by all six sines of a filter, unless a checkpoint's copies differ.
     pub frequency: Tensor,
