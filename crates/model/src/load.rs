@@ -205,7 +205,9 @@ pub(crate) fn choose_checkpoint(names: &[String]) -> Choice {
     if let Some(preferred) = PREFERRED.iter().find(|preferred| names.iter().any(|name| name == *preferred)) {
         return Choice::File((*preferred).to_owned());
     }
-    if let Some(index) = names.iter().find(|name| name.ends_with(".index.json")) {
+    let is_index =
+        |name: &&String| name.ends_with(".safetensors.index.json") || name.ends_with(".bin.index.json");
+    if let Some(index) = names.iter().find(is_index) {
         return Choice::Sharded(index.clone());
     }
     let is_candidate = |name: &&String| {

@@ -94,17 +94,15 @@ pub enum HubError {
         /// What was unexpected.
         reason: String,
     },
-    /// A file whose content is not what the hub has. It has been removed from the cache.
-    #[error(
-        "{} is damaged: {reason}. It has been removed from the cache: run `danaus download`, or start again, to fetch it \
-         anew",
-        file.display()
-    )]
+    /// A file whose content is not what the hub has. It has been removed from the cache, where that was possible.
+    #[error("{} is damaged: {reason}. {remedy}", file.display())]
     Corrupt {
         /// The file.
         file: PathBuf,
         /// Expected and found.
         reason: String,
+        /// What has been done, and what is to be done.
+        remedy: String,
     },
     /// Another process downloads the same file.
     #[error("another process is downloading the same file and holds {}: wait for it to finish", path.display())]
@@ -113,7 +111,7 @@ pub enum HubError {
         path: PathBuf,
     },
     /// A file of the cache cannot be read or written.
-    #[error("cannot write to the cache {}: {error}", path.display())]
+    #[error("cannot read or write the cache {}: {error}", path.display())]
     Cache {
         /// The file or folder.
         path: PathBuf,

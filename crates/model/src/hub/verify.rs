@@ -50,15 +50,20 @@ pub(super) fn verify_noting(file: &Path, note: &dyn Fn()) -> Result<Verified, Hu
 
 /// Removes a damaged file, link and blob; returns the error to report.
 pub(super) fn discard(file: &Path, reason: String) -> HubError {
-    for path in [blob_of(file).ok(), Some(file.to_owned())].into_iter().flatten() {
-        if let Err(error) = std::fs::remove_file(&path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            let reason = format!("{reason}; and it cannot be removed: {error}");
-            return HubError::Corrupt { file: path, reason };
-        }
-    }
-    HubError::Corrupt { file: file.to_owned(), reason }
+    let remove = |path: &Path| match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!(
+            "It cannot be removed from the cache ({error}): delete {} and run `danaus download`, or start again",
+            path.display()
+        )),
+        _ => Ok(()),
+    };
+    let blob = blob_of(file).ok();
+    let removed = blob.as_deref().map_or(Ok(()), remove).and_then(|()| remove(file));
+    let remedy = removed.err().unwrap_or_else(|| {
+        "It has been removed from the cache: run `danaus download`, or start again, to fetch it anew"
+            .to_owned()
+    });
+    HubError::Corrupt { file: file.to_owned(), reason, remedy }
 }
 
 fn sha256(path: &Path, note: &dyn Fn()) -> io::Result<String> {

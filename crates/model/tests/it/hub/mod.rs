@@ -595,5 +595,5 @@ fn a_cache_that_cannot_be_written_is_named() {
     std::fs::write(&file, "").unwrap();
     setting.options.cache_dir = file;
     let error = setting.message(setting.fetch());
-    assert!(error.starts_with("cannot write to the cache CACHE/file: "), "{error}");
+    assert!(error.starts_with("cannot read or write the cache CACHE/file: "), "{error}");
 }
