@@ -101,23 +101,35 @@ fn a_device_or_a_pipe_is_written_to_and_not_replaced() {
     run_with(&mut embed_to(&fifo, ""), b"one\n").exits(0);
     assert_eq!(rows(&reader.join().unwrap()), embed_lines("", "one\n"));
     assert_eq!(names(folder.path()), ["fifo"]);
-    run_with(&mut embed_to(Path::new("/dev/stdout"), ""), b"one\n").exits(0);
 }
 
+/// `/dev/full` is never named as `--out`: were it replaced by mistake, that would be the machine's loss.
 #[test]
 fn a_full_disk_is_a_failure_with_its_reason() {
-    for output in ["jsonl", "npy"] {
-        let mut command = embed_to(Path::new("/dev/full"), &format!("--output {output}"));
-        run_with(&mut command, b"one\n").fails(1, &["cannot write to /dev/full", "No space left"]);
-        let mut shell = shell(&format!("\"$DANAUS\" embed --output {output} > /dev/full"));
-        run_with(&mut shell, b"one\n").fails(1, &["cannot write to standard output", "No space left"]);
+    for subcommand in [
+        "embed --output jsonl",
+        "embed --output npy",
+        "info",
+        "info --json",
+        "bench --lengths 2 --seconds 0",
+        "bench --json --lengths 2 --seconds 0",
+    ] {
+        let mut full = shell(&format!("\"$DANAUS\" {subcommand} > /dev/full"));
+        run_with(&mut full, b"one\n").fails(1, &["cannot write to standard output", "No space left"]);
     }
-    assert!(Path::new("/dev/full").metadata().is_ok_and(|full| !full.is_file()));
-    for subcommand in
-        ["info", "info --json", "bench --lengths 2 --seconds 0", "bench --json --lengths 2 --seconds 0"]
-    {
-        run(&mut shell(&format!("\"$DANAUS\" {subcommand} > /dev/full")))
-            .fails(1, &["cannot write to standard output"]);
+}
+
+/// A limit on the size of files stands for a disk that is full.
+#[test]
+fn a_file_that_cannot_be_written_whole_is_not_there() {
+    for (output, reason) in [("jsonl", "cannot write to"), ("npy", "cannot write to a temporary file")] {
+        let folder = tempfile::tempdir().unwrap();
+        let script = format!("trap '' XFSZ; ulimit -f 1; \"$DANAUS\" embed --output {output} --out \"$OUT\"");
+        let mut limited = shell(&script);
+        let texts: String = (0..100).map(|i| format!("text {i}\n")).collect();
+        let run = run_with(limited.env("OUT", folder.path().join("out")), texts.as_bytes());
+        run.fails(1, &[reason, "File too large"]);
+        assert_eq!(names(folder.path()), [""; 0]);
     }
 }
 
