@@ -38,7 +38,7 @@ pub trait Backend: Send + Sync {
     /// The longest text, in tokens, special tokens included.
     fn max_tokens(&self) -> usize;
 
-    /// Embeds a batch: one pooled vector [H] per text, in order, **not** normalised
+    /// Embeds a batch: one pooled vector `[H]` per text, in order, **not** normalised
     /// (see [`finish`](crate::finish)).
     ///
     /// Blocks the calling thread; calls from several threads take turns.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// How a text's last hidden states [T, H] become one vector [H].
+/// How a text's last hidden states `[T, H]` become one vector `[H]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Pooling {
     /// Mean over the text's tokens, `[CLS]` and `[SEP]` included.
@@ -77,7 +77,7 @@ impl fmt::Display for Padding {
     }
 }
 
-/// Turns a pooled vector [H] into the embedding a user gets: its first `dimensions` components (all where `None`),
+/// Turns a pooled vector `[H]` into the embedding a user gets: its first `dimensions` components (all where `None`),
 /// scaled to unit length where `normalize` says so. A vector of zeros stays as it is.
 ///
 /// The sum of squares is taken in float64, in index order.

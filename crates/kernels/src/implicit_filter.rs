@@ -25,14 +25,14 @@ const TILE_COLUMNS: usize = 16;
 #[derive(Debug, Clone)]
 pub struct SineLayer {
     inputs: usize,
-    /// [inputs, F], F padded with zeros to a multiple of [`TILE_COLUMNS`], as are bias and frequency.
+    /// `[inputs, F]`, F padded with zeros to a multiple of [`TILE_COLUMNS`], as are bias and frequency.
     weight: Vec<f64>,
     bias: Vec<f64>,
     frequency: Vec<f64>,
 }
 
 impl SineLayer {
-    /// `weight` is [F, inputs], `bias` and `frequency` (the model's constant factor included) [F].
+    /// `weight` is `[F, inputs]`, `bias` and `frequency` (the model's constant factor included) `[F]`.
     ///
     /// # Panics
     /// Where shapes disagree.
@@ -97,7 +97,7 @@ impl SineLayer {
 pub struct FilterMlp {
     /// Layers with a sine after them.
     pub sine_layers: Vec<SineLayer>,
-    /// The projection [channels, F] after them.
+    /// The projection `[channels, F]` after them.
     pub output: PackedWeight,
 }
 
@@ -112,7 +112,7 @@ pub struct FilterTaps {
 
 impl FilterMlp {
     /// Taps `[positions, channels]` for `features` `[positions, E]`, times
-    /// `e^(-time * |delta|)`: `time` is [positions], `deltas` [channels].
+    /// `e^(-time * |delta|)`: `time` is `[positions]`, `deltas` `[channels]`.
     ///
     /// # Panics
     /// Where shapes disagree.

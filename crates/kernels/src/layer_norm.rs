@@ -10,7 +10,7 @@ use crate::matrix::MatrixMut;
 const LANES: usize = 16;
 
 /// `x[i] = (x[i] - mean(x[i])) / sqrt(variance(x[i]) + epsilon) * weight + bias`, row by row, in place.
-/// `x` is `[tokens, C]`, `weight` and `bias` [C].
+/// `x` is `[tokens, C]`, `weight` and `bias` `[C]`.
 ///
 /// # Panics
 /// Where the channels disagree.

@@ -7,7 +7,7 @@
 //! text's) result by the same operations in the same order whatever else is in the batch and however many threads share
 //! the work: results are the same bits.
 //!
-//! Each kernel has a naive float64 twin in [`reference`], and `tests/against_reference.rs` compares the two on every
+//! Each kernel has a naive float64 twin in [`reference`](mod@reference), and `tests/against_reference.rs` compares the two on every
 //! instruction set of the machine.
 
 mod activation;

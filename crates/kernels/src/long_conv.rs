@@ -75,7 +75,7 @@ impl fmt::Debug for LongFilter {
 
 impl LongFilter {
     /// The filter of `length` taps a direction, for texts with that [`filter_length`]. `taps` may hold fewer positions
-    /// (as many as the model has): the rest are zero. `skip` is [C].
+    /// (as many as the model has): the rest are zero. `skip` is `[C]`.
     ///
     /// # Panics
     /// Where `length` is no [`filter_length`] or the channels disagree.

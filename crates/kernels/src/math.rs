@@ -48,7 +48,7 @@ pub(crate) fn exp_negative(x: f64) -> f64 {
 /// GELU, `x * Phi(x)` with the exact normal distribution function, to float32 accuracy on both sides of zero.
 ///
 /// `Phi(-z) = e^(-z^2/2) * t * Q(t)` with `t = 1 / (1 + 0.4 z / sqrt 2)`; `Q` was fitted to the scaled complementary
-/// error function on [0, 7], minimising the largest absolute error of erfc (1e-8).
+/// error function on `[0, 7]`, minimising the largest absolute error of erfc (1e-8).
 #[inline(always)]
 pub(crate) fn gelu(x: f32) -> f32 {
     const Q: [f32; 8] = [

@@ -14,13 +14,13 @@ const COLUMNS_PER_TASK: usize = 256;
 /// Taps and bias of a short convolution over C channels.
 #[derive(Debug, Clone)]
 pub struct ShortFilter {
-    /// Taps on the token two before, one before, and the current one; each [C].
+    /// Taps on the token two before, one before, and the current one; each `[C]`.
     taps: [Vec<f32>; 3],
     bias: Vec<f32>,
 }
 
 impl ShortFilter {
-    /// `weight` is [C, 3], the last tap on the current token; `bias` [C].
+    /// `weight` is `[C, 3]`, the last tap on the current token; `bias` `[C]`.
     ///
     /// # Panics
     /// Where `weight` has not three values for each of `bias`.

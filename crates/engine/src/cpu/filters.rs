@@ -40,14 +40,14 @@ struct Kept {
 /// What generates one filter.
 #[derive(Debug)]
 struct Generator {
-    /// [L, E]
+    /// `[L, E]`
     features: Vec<f32>,
     feature_count: usize,
-    /// [L]
+    /// `[L]`
     time: Vec<f32>,
-    /// [H]
+    /// `[H]`
     deltas: Vec<f32>,
-    /// [H]
+    /// `[H]`
     skip: Vec<f32>,
     forward: FilterMlp,
     reverse: FilterMlp,

@@ -6,7 +6,7 @@ use super::CpuBackend;
 use crate::Pooling;
 
 impl CpuBackend {
-    /// Pools a text's hidden states `[tokens, H]` (its padding left out) into one vector [H], not normalised.
+    /// Pools a text's hidden states `[tokens, H]` (its padding left out) into one vector `[H]`, not normalised.
     pub(super) fn pool(&self, hidden: &[f32], pooling: Pooling) -> Vec<f32> {
         let width = self.config.hidden_size;
         let first = || hidden[..width].to_vec();

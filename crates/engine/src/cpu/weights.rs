@@ -6,32 +6,32 @@ use danaus_model::{LayerNorm, Linear, LoadedModel, ModelConfig, Tensor};
 /// All weights but the long filters' (see [`FilterBank`](super::filters::FilterBank)).
 #[derive(Debug)]
 pub(super) struct EncoderWeights {
-    /// [V, H]; stays memory-mapped, rows are copied out.
+    /// `[V, H]`; stays memory-mapped, rows are copied out.
     pub word: Tensor,
-    /// [P, H], likewise.
+    /// `[P, H]`, likewise.
     pub position: Option<Tensor>,
-    /// Row 0 of the token-type table: [H].
+    /// Row 0 of the token-type table: `[H]`.
     pub token_type: Vec<f32>,
     pub norm: Norm,
     pub layers: Vec<LayerWeights>,
-    /// [H, H]
+    /// `[H, H]`
     pub pooler: Affine,
 }
 
 /// One layer's weights.
 #[derive(Debug)]
 pub(super) struct LayerWeights {
-    /// [3H, H]
+    /// `[3H, H]`
     pub in_linear: Affine,
     /// Over 3H channels.
     pub short_filter: ShortFilter,
-    /// [H, H]
+    /// `[H, H]`
     pub out_linear: Affine,
     /// N blocks [2I/N, H/N]
     pub gated: Vec<PackedWeight>,
     /// N blocks [H/N, I/N]
     pub down: Vec<PackedWeight>,
-    /// [H]
+    /// `[H]`
     pub down_bias: Vec<f32>,
     pub norm: Norm,
 }
@@ -43,7 +43,7 @@ pub(super) struct Affine {
     pub bias: Vec<f32>,
 }
 
-/// A LayerNorm's scale and shift, each [H].
+/// A LayerNorm's scale and shift, each `[H]`.
 #[derive(Debug)]
 pub(super) struct Norm {
     pub weight: Vec<f32>,
