@@ -41,7 +41,8 @@ pub trait Backend: Send + Sync {
     /// Embeds a batch: one pooled vector `[H]` per text, in order, **not** normalised
     /// (see [`finish`](crate::finish)).
     ///
-    /// Blocks the calling thread; calls from several threads take turns.
+    /// Blocks the calling thread; calls from several threads share the device. A model whose weights are too large gives
+    /// vectors with components that are not finite, which [`finish`](crate::finish) refuses.
     ///
     /// # Errors
     /// An empty text, one longer than [`max_tokens`](Backend::max_tokens), or an id outside the vocabulary:

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::EngineError;
+
 /// How a text's last hidden states `[T, H]` become one vector `[H]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Pooling {
@@ -81,7 +83,17 @@ impl fmt::Display for Padding {
 /// scaled to unit length where `normalize` says so. A vector of zeros stays as it is.
 ///
 /// The sum of squares is taken in float64, in index order.
-pub fn finish(mut pooled: Vec<f32>, dimensions: Option<usize>, normalize: bool) -> Vec<f32> {
+///
+/// # Errors
+/// [`EngineError::NonFinite`].
+pub fn finish(
+    mut pooled: Vec<f32>,
+    dimensions: Option<usize>,
+    normalize: bool,
+) -> Result<Vec<f32>, EngineError> {
+    if !pooled.iter().all(|component| component.is_finite()) {
+        return Err(EngineError::NonFinite);
+    }
     pooled.truncate(dimensions.unwrap_or(usize::MAX));
     if normalize {
         let norm = pooled.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
@@ -89,5 +101,5 @@ pub fn finish(mut pooled: Vec<f32>, dimensions: Option<usize>, normalize: bool) 
             pooled.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
         }
     }
-    pooled
+    Ok(pooled)
 }

@@ -39,6 +39,11 @@ pub enum EngineError {
         /// Size of the vocabulary.
         vocabulary: usize,
     },
+    /// A vector with a component that is no number, or infinite: the model's weights are too large for float32.
+    #[error(
+        "the model gives a vector that is not finite: its weights are too large, or not those of such a model"
+    )]
+    NonFinite,
     /// A device or dtype that this build does not have.
     #[error("{0}")]
     Unsupported(String),

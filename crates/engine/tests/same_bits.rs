@@ -3,10 +3,12 @@
 
 mod common;
 
-use common::{bits, small_config};
-use danaus_engine::{Backend, BackendOptions, CpuBackend, EngineError, Padding, Pooling, Text};
-use danaus_model::{LoadedModel, synthetic};
+use common::{bits, golden_ids, small_config};
+use danaus_engine::{Backend, BackendOptions, CpuBackend, EngineError, Padding, Pooling, Text, finish};
+use danaus_model::{LoadedModel, ModelConfig, synthetic};
+use danaus_simd::Isa;
 use proptest::prelude::*;
+use rayon::prelude::*;
 
 fn backend(model: &LoadedModel, threads: usize, filter_cache_bytes: usize, padding: Padding) -> CpuBackend {
     let options =
@@ -81,4 +83,59 @@ fn a_bad_text_is_refused_with_its_place_and_computes_nothing() {
     assert_eq!(refusal(&long), EngineError::TextTooLong { index: 1, tokens: 301, max_tokens: 300 });
     assert_eq!(refusal(&[5, 30528]), EngineError::UnknownToken { index: 1, id: 30528, vocabulary: 30528 });
     assert!(backend.embed(&[]).unwrap().is_empty());
+}
+
+#[test]
+fn long_texts_in_any_company_on_every_instruction_set() {
+    let config = ModelConfig {
+        hidden_size: 20,
+        intermediate_size: 40,
+        long_conv_l_max: 5000,
+        max_position_embeddings: 5000,
+        ..small_config()
+    };
+    let model = synthetic(&config, 6);
+    let lengths = [4097, 3, 1500, 4096, 33, 1024, 5000, 2049, 32, 700];
+    let texts: Vec<Vec<u32>> = lengths.iter().map(|&n| golden_ids(n)).collect();
+    for isa in Isa::available() {
+        let backend = |threads, filter_cache_bytes| {
+            let (threads, instruction_set) = (Some(threads), Some(isa.name().to_owned()));
+            let options =
+                BackendOptions { threads, filter_cache_bytes, instruction_set, ..BackendOptions::default() };
+            CpuBackend::new(&model, &options).unwrap()
+        };
+        let batch = embed_all(&backend(3, usize::MAX), &texts, Pooling::Mean);
+        // A cache with room for some of the lengths: filters are kept, dropped and made anew.
+        let one = backend(1, 3 << 20);
+        for (text, batch) in texts.iter().zip(&batch).rev() {
+            assert_eq!(
+                &embed_all(&one, std::slice::from_ref(text), Pooling::Mean)[0],
+                batch,
+                "{}",
+                text.len()
+            );
+        }
+    }
+}
+
+/// From the threads of a pool that is not the backend's: they do their pool's other work while they wait.
+#[test]
+fn concurrent_calls_from_another_pool() {
+    let model = synthetic(&small_config(), 5);
+    let backend = backend(&model, 2, usize::MAX, Padding::None);
+    let texts: Vec<Vec<u32>> = (2..66).map(golden_ids).collect();
+    let expected = embed_all(&backend, &texts, Pooling::Mean);
+    let embed_one =
+        |text: &Vec<u32>| embed_all(&backend, std::slice::from_ref(text), Pooling::Mean).remove(0);
+    let got: Vec<_> = texts.par_iter().map(embed_one).collect();
+    assert_eq!(got, expected);
+}
+
+#[test]
+fn a_vector_that_is_not_finite_is_an_error() {
+    assert_eq!(finish(vec![1.0, f32::NAN], None, true), Err(EngineError::NonFinite));
+    assert_eq!(finish(vec![1.0, f32::INFINITY], Some(1), false), Err(EngineError::NonFinite));
+    assert_eq!(finish(vec![3.0, 4.0], None, true), Ok(vec![0.6, 0.8]));
+    assert_eq!(finish(vec![3.0, 4.0], Some(1), true), Ok(vec![1.0]));
+    assert_eq!(finish(vec![0.0, 0.0], None, true), Ok(vec![0.0, 0.0]));
 }

@@ -6,7 +6,7 @@
 //! inputs (there are at most a few thousand). Each output is one chain of multiply-adds over the inputs in order, so its
 //! bits depend on its own row and column alone.
 
-use danaus_simd::{Lanes, Simd, Vectorized};
+use danaus_simd::{Isa, Lanes, Simd, Vectorized};
 
 use crate::compute::Compute;
 use crate::matrix::{Matrix, MatrixMut};
@@ -21,6 +21,8 @@ const TASKS_PER_THREAD: usize = 4;
 /// A weight matrix `[outputs, inputs]`, packed for one instruction set.
 #[derive(Debug, Clone)]
 pub struct PackedWeight {
+    /// Decides the width of the panels.
+    isa: Isa,
     panels: Vec<f32>,
     outputs: usize,
     inputs: usize,
@@ -42,10 +44,12 @@ impl PackedWeight {
     /// Packs `weight`, row-major `[outputs, inputs]`, for `compute`'s instruction set.
     ///
     /// # Panics
-    /// Where `weight` has another number of values.
+    /// Where `weight` has another number of values, or none.
     pub fn new(compute: &Compute, weight: &[f32], outputs: usize, inputs: usize) -> Self {
-        assert_eq!(weight.len(), outputs * inputs, "a weight of {outputs} x {inputs}");
-        let panel = compute.isa().run(PanelWidth);
+        assert!(outputs > 0 && inputs > 0, "a weight of {outputs} x {inputs}");
+        assert_eq!(Some(weight.len()), outputs.checked_mul(inputs), "a weight of {outputs} x {inputs}");
+        let isa = compute.isa();
+        let panel = isa.run(PanelWidth);
         let mut panels = vec![0.0; outputs.div_ceil(panel) * panel * inputs];
         for (target, rows) in panels.chunks_exact_mut(panel * inputs).zip(weight.chunks(panel * inputs)) {
             for (lane, row) in rows.chunks_exact(inputs).enumerate() {
@@ -54,7 +58,7 @@ impl PackedWeight {
                 }
             }
         }
-        Self { panels, outputs, inputs, panel }
+        Self { isa, panels, outputs, inputs, panel }
     }
 
     /// Number of outputs.
@@ -70,10 +74,11 @@ impl PackedWeight {
     /// `out = a * weightᵀ` with an epilogue: `a` is `[rows, inputs]`, `out` `[rows, outputs]`.
     ///
     /// # Panics
-    /// Where shapes disagree.
+    /// Where shapes disagree, or the weight was packed for another instruction set.
     pub fn multiply(&self, compute: &Compute, a: Matrix<'_>, out: MatrixMut<'_>, epilogue: Epilogue<'_>) {
         let out = SharedMatrix::new(out);
         self.check(&a, &out, &epilogue);
+        assert_eq!(self.isa, compute.isa(), "the weight is packed for another instruction set");
         let row_blocks = a.rows().div_ceil(ROW_BLOCK).max(1);
         // Equal blocks: 100 rows are 50 + 50, not 96 + 4.
         let block = a.rows().div_ceil(row_blocks).max(1);

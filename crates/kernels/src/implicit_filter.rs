@@ -38,7 +38,8 @@ impl SineLayer {
     /// Where shapes disagree.
     pub fn new(weight: &[f32], bias: &[f32], frequency: &[f64]) -> Self {
         let outputs = bias.len();
-        assert!(weight.len().is_multiple_of(outputs) && frequency.len() == outputs, "shape of a sine layer");
+        let shapes = outputs > 0 && weight.len().is_multiple_of(outputs) && frequency.len() == outputs;
+        assert!(shapes, "shape of a sine layer");
         let (inputs, padded) = (weight.len() / outputs, outputs.next_multiple_of(TILE_COLUMNS));
         let mut transposed = vec![0.0; inputs * padded];
         for (j, row) in weight.chunks_exact(inputs).enumerate() {

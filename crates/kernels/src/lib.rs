@@ -1,11 +1,12 @@
 //! The numerical kernels of Monarch Mixer on CPUs: matrix products, convolutions, gates, norms.
 //!
-//! Safe slices outside; the unsafe code is in `shared` (threads writing disjoint parts of one buffer) and in the
-//! matrix product's inner loop. Nothing here knows the model: kernels take matrices, taps and weights.
+//! Safe slices outside. Unsafe inside are the threads that write disjoint parts of one matrix (`shared`, and the kernels
+//! that use it) and one load in the matrix product's inner loop. Nothing here knows the model: kernels take matrices, taps
+//! and weights.
 //!
 //! Activations are row-major `[token, channel]`, the texts of a batch end to end. Every kernel computes a row's (or a
 //! text's) result by the same operations in the same order whatever else is in the batch and however many threads share
-//! the work: results are the same bits.
+//! the work: on one instruction set, results are the same bits.
 //!
 //! Each kernel has a naive float64 twin in [`reference`](mod@reference), and `tests/against_reference.rs` compares the two on every
 //! instruction set of the machine.
@@ -22,6 +23,7 @@ mod matrix;
 pub mod reference;
 mod shared;
 mod short_conv;
+mod texts;
 
 pub use activation::gelu_gate;
 pub use compute::Compute;
@@ -32,3 +34,4 @@ pub use layer_norm::layer_norm;
 pub use long_conv::{FftPlans, LongFilter, filter_length, long_conv};
 pub use matrix::{Matrix, MatrixMut};
 pub use short_conv::{ShortFilter, short_conv};
+pub use texts::Texts;

@@ -4,9 +4,11 @@
 //!
 //! Short texts are convolved directly, longer ones by FFT. A text of T tokens uses the filter of
 //! [`filter_length`]`(T)` taps: a function of T alone, so that its result never depends on what else was computed. The FFT
-//! has twice that length, so nothing wraps around.
+//! has twice that length, so nothing wraps around. It is `rustfft`'s, which picks the CPU's instructions by itself: a
+//! [`Compute`] for another instruction set does not change it.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +21,7 @@ use crate::compute::Compute;
 use crate::implicit_filter::FilterTaps;
 use crate::matrix::{Matrix, MatrixMut};
 use crate::shared::SharedMatrix;
+use crate::texts::Texts;
 
 /// The longest text that is convolved directly: below it, the direct sum is both faster and simpler than an FFT.
 const DIRECT_TOKENS: usize = 32;
@@ -35,10 +38,29 @@ pub fn filter_length(tokens: usize) -> usize {
     tokens.next_power_of_two().max(DIRECT_TOKENS)
 }
 
-/// FFT plans, made once for each length.
+/// FFT plans, made once for each length, each by a planner of its own: one that has planned other lengths before may
+/// build upon those, and a text's bits must not depend on what came before it.
 #[derive(Default)]
 pub struct FftPlans {
-    planner: Mutex<RealFftPlanner<f32>>,
+    plans: Mutex<HashMap<usize, FftPlan>>,
+}
+
+/// Forward and inverse transform of one length.
+#[derive(Clone)]
+struct FftPlan {
+    forward: Arc<dyn RealToComplex<f32>>,
+    inverse: Arc<dyn ComplexToReal<f32>>,
+}
+
+impl FftPlans {
+    fn plan(&self, length: usize) -> FftPlan {
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            let mut planner = RealFftPlanner::new();
+            FftPlan { forward: planner.plan_fft_forward(length), inverse: planner.plan_fft_inverse(length) }
+        };
+        plans.entry(length).or_insert_with(make).clone()
+    }
 }
 
 impl fmt::Debug for FftPlans {
@@ -81,10 +103,8 @@ impl LongFilter {
     /// Where `length` is no [`filter_length`] or the channels disagree.
     pub fn new(compute: &Compute, plans: &FftPlans, taps: &FilterTaps, skip: &[f32], length: usize) -> Self {
         assert_eq!(filter_length(length), length, "length");
-        assert!(
-            taps.forward.len().is_multiple_of(skip.len()) && taps.forward.len() == taps.reverse.len(),
-            "taps"
-        );
+        assert!(!skip.is_empty() && taps.forward.len().is_multiple_of(skip.len()), "channels");
+        assert_eq!(taps.forward.len(), taps.reverse.len(), "taps");
         let form = if length <= DIRECT_TOKENS {
             Form::Direct(direct_taps(taps, skip.len(), length))
         } else {
@@ -123,10 +143,7 @@ fn direct_taps(taps: &FilterTaps, channels: usize, length: usize) -> Vec<f32> {
 impl Spectra {
     fn new(compute: &Compute, plans: &FftPlans, taps: &FilterTaps, channels: usize, length: usize) -> Self {
         let n = 2 * length;
-        let (forward, inverse) = {
-            let mut planner = plans.planner.lock().unwrap_or_else(PoisonError::into_inner);
-            (planner.plan_fft_forward(n), planner.plan_fft_inverse(n))
-        };
+        let FftPlan { forward, inverse } = plans.plan(n);
         let positions = (taps.forward.len() / channels).min(length);
         let mut values = vec![Complex32::default(); channels * (length + 1)];
         let slots: Vec<Mutex<&mut [Complex32]>> =
@@ -152,21 +169,22 @@ impl Spectra {
     }
 }
 
-/// Convolves every text of a batch: `x` and `out` are `[tokens, C]`, `texts` disjoint ranges of their rows, and
-/// `filters` one filter per text, of its [`filter_length`].
+/// Convolves every text of a batch: `x` and `out` are `[tokens, C]`, and `filters` holds one filter per text, of
+/// its [`filter_length`].
 ///
 /// # Panics
 /// Where shapes disagree or a filter has another length than its text needs.
 pub fn long_conv(
     compute: &Compute,
     x: Matrix<'_>,
-    texts: &[Range<usize>],
+    texts: &Texts,
     filters: &[Arc<LongFilter>],
     out: MatrixMut<'_>,
 ) {
     let out = SharedMatrix::new(out);
     let channels = x.cols();
     assert!((out.rows(), out.cols()) == (x.rows(), channels) && filters.len() == texts.len(), "shapes");
+    assert!(texts.rows() <= x.rows(), "rows");
     for (text, filter) in texts.iter().zip(filters) {
         assert_eq!(
             (filter.length, filter.skip.len()),
@@ -178,7 +196,7 @@ pub fn long_conv(
     compute.for_each(texts.len() * cuts, |task| {
         let start = task % cuts * CHANNELS_PER_TASK;
         let channels = start..(start + CHANNELS_PER_TASK).min(channels);
-        let text = texts[task / cuts].clone();
+        let text = texts.range(task / cuts);
         let filter = &*filters[task / cuts];
         let task = Task { x, out: &out, text, channels, skip: &filter.skip };
         match &filter.form {
@@ -204,10 +222,11 @@ impl<'a> Task<'a> {
         &self.x.row(self.text.start + i)[self.channels.clone()]
     }
 
-    /// The outputs of token `i` of the text.
+    /// The outputs of token `i` of the text: one token's at a time.
     #[inline(always)]
-    fn output(&self, i: usize) -> &'a mut [f32] {
-        // SAFETY: tasks have disjoint texts or channels, and a task holds one token's outputs at a time.
+    fn output(&mut self, i: usize) -> &mut [f32] {
+        // SAFETY: tasks have different texts, which are disjoint, or disjoint channels; and the result borrows the task,
+        // of which there is one.
         unsafe { self.out.row(self.text.start + i, self.channels.start, self.channels.len()) }
     }
 }
@@ -222,7 +241,7 @@ impl Vectorized for Direct<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { task, taps, length } = self;
+        let Self { mut task, taps, length } = self;
         let (stride, start, width) = (task.skip.len(), task.channels.start, task.channels.len());
         let load = |row: &[f32]| {
             let mut lanes = Lanes::<CHANNELS_PER_TASK>::splat(0.0);
@@ -258,7 +277,7 @@ struct Scratch {
 }
 
 impl Spectra {
-    fn convolve(&self, compute: &Compute, task: Task<'_>) {
+    fn convolve(&self, compute: &Compute, mut task: Task<'_>) {
         let n = self.forward.len();
         let stride = n + CHANNEL_GAP;
         SCRATCH.with_borrow_mut(|scratch| {
@@ -271,7 +290,7 @@ impl Spectra {
             for (sequence, channel) in sequences.chunks_exact_mut(stride).zip(task.channels.clone()) {
                 self.convolve_channel(compute, channel, &mut sequence[..n], spectrum, fft);
             }
-            scatter(&task, sequences, stride);
+            scatter(&mut task, sequences, stride);
         });
     }
 
@@ -315,10 +334,11 @@ fn gather(task: &Task<'_>, sequences: &mut [f32], stride: usize, n: usize) {
 }
 
 /// Copies sequences back to a task's outputs, adding the skip connection.
-fn scatter(task: &Task<'_>, sequences: &[f32], stride: usize) {
+fn scatter(task: &mut Task<'_>, sequences: &[f32], stride: usize) {
     let skip = &task.skip[task.channels.clone()];
     for i in 0..task.text.len() {
-        let terms = task.output(i).iter_mut().zip(task.input(i)).zip(skip).enumerate();
+        let input = task.input(i);
+        let terms = task.output(i).iter_mut().zip(input).zip(skip).enumerate();
         for (c, ((y, &x), &skip)) in terms {
             *y = sequences[c * stride + i] + skip * x;
         }

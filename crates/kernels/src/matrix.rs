@@ -24,7 +24,7 @@ impl<'a> Matrix<'a> {
     /// # Panics
     /// Where it has fewer columns.
     pub fn columns(self, start: usize, count: usize) -> Self {
-        assert!(start + count <= self.cols, "columns {start}+{count} of {}", self.cols);
+        assert!(fits(start, count, self.cols), "columns {start}+{count} of {}", self.cols);
         let data = if self.rows == 0 { &[] } else { &self.data[start..] };
         Self { data, cols: count, ..self }
     }
@@ -42,9 +42,15 @@ impl<'a> Matrix<'a> {
     /// Row `index`.
     #[inline(always)]
     pub fn row(&self, index: usize) -> &'a [f32] {
+        assert!(index < self.rows, "row {index} of {}", self.rows);
         let start = index * self.stride;
         &self.data[start..start + self.cols]
     }
+}
+
+/// Whether `start + count` is at most `length`, whatever they are: a wrapped sum must not pass.
+pub(crate) fn fits(start: usize, count: usize, length: usize) -> bool {
+    count <= length && start <= length - count
 }
 
 /// A matrix `[rows, cols]` to write to, whose rows are `stride` values apart.
@@ -72,7 +78,7 @@ impl<'a> MatrixMut<'a> {
     /// # Panics
     /// Where it has fewer columns.
     pub fn columns(self, start: usize, count: usize) -> Self {
-        assert!(start + count <= self.cols, "columns {start}+{count} of {}", self.cols);
+        assert!(fits(start, count, self.cols), "columns {start}+{count} of {}", self.cols);
         let data = if self.rows == 0 { &mut [] } else { &mut self.data[start..] };
         Self { data, cols: count, ..self }
     }

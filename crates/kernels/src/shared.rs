@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::matrix::MatrixMut;
+use crate::matrix::{MatrixMut, fits};
 
 /// A matrix that the tasks of one parallel region write to, each its own row segments.
 pub(crate) struct SharedMatrix<'a> {
@@ -22,7 +22,8 @@ unsafe impl Sync for SharedMatrix<'_> {}
 impl<'a> SharedMatrix<'a> {
     pub(crate) fn new(matrix: MatrixMut<'a>) -> Self {
         let MatrixMut { data, rows, cols, stride } = matrix;
-        assert!(rows == 0 || (rows - 1) * stride + cols <= data.len());
+        let last = rows.checked_sub(1).map(|last| last.checked_mul(stride).expect("a matrix in memory"));
+        assert!(last.is_none_or(|start| fits(start, cols, data.len())));
         Self { data: data.as_mut_ptr(), rows, cols, stride, borrow: PhantomData }
     }
 
@@ -40,7 +41,7 @@ impl<'a> SharedMatrix<'a> {
     /// While the slice lives, no other slice that overlaps it may: tasks of a region must ask for disjoint segments.
     #[inline(always)]
     pub(crate) unsafe fn row(&self, row: usize, start: usize, count: usize) -> &'a mut [f32] {
-        assert!(row < self.rows && start + count <= self.cols);
+        assert!(row < self.rows && fits(start, count, self.cols));
         // SAFETY: in bounds by the assertion here and the one in `new`; exclusive by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride + start), count) }
     }

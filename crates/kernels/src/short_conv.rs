@@ -7,6 +7,7 @@ use danaus_simd::{Simd, Vectorized};
 use crate::compute::Compute;
 use crate::matrix::MatrixMut;
 use crate::shared::SharedMatrix;
+use crate::texts::Texts;
 
 /// Columns that one task takes: 1 KB of a row.
 const COLUMNS_PER_TASK: usize = 256;
@@ -32,18 +33,18 @@ impl ShortFilter {
 }
 
 /// `x[i] = w0 * x[i-2] + w1 * x[i-1] + w2 * x[i] + bias`, channel by channel, in place; nothing crosses from one text to
-/// the next. `x` is `[tokens, C]`; `texts` are disjoint ranges of its rows.
+/// the next. `x` is `[tokens, C]`.
 ///
 /// # Panics
-/// Where a text leaves the matrix or the channels disagree.
-pub fn short_conv(compute: &Compute, x: MatrixMut<'_>, texts: &[Range<usize>], filter: &ShortFilter) {
+/// Where the texts have more rows than the matrix or the channels disagree.
+pub fn short_conv(compute: &Compute, x: MatrixMut<'_>, texts: &Texts, filter: &ShortFilter) {
     let x = SharedMatrix::new(x);
-    assert_eq!(x.cols(), filter.bias.len(), "channels");
+    assert!(x.cols() == filter.bias.len() && texts.rows() <= x.rows(), "channels and rows");
     let cuts = x.cols().div_ceil(COLUMNS_PER_TASK);
     compute.for_each(texts.len() * cuts, |task| {
         let start = task % cuts * COLUMNS_PER_TASK;
         let columns = start..(start + COLUMNS_PER_TASK).min(x.cols());
-        compute.isa().run(Columns { x: &x, text: texts[task / cuts].clone(), columns, filter });
+        compute.isa().run(Columns { x: &x, text: texts.range(task / cuts), columns, filter });
     });
 }
 
@@ -62,7 +63,7 @@ impl Vectorized for Columns<'_> {
         let (start, count) = (self.columns.start, self.columns.len());
         let [w0, w1, w2] = self.filter.taps.each_ref().map(|tap| &tap[self.columns.clone()]);
         let bias = &self.filter.bias[self.columns.clone()];
-        // SAFETY: tasks have disjoint texts or columns, and the rows held at a time are different ones.
+        // SAFETY: tasks have different texts, which are disjoint, or disjoint columns; and the rows held at a time are different ones.
         let row = |i: usize| unsafe { self.x.row(i, start, count) };
         // From the last token to the first, so that a token's predecessors still hold their inputs.
         for i in self.text.clone().rev() {

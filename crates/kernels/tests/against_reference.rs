@@ -1,13 +1,12 @@
 //! Every kernel against its float64 twin, on every instruction set of this machine, and bit for bit against itself: alone
 //! or in a batch, on one thread or several.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use danaus_kernels::{
     Compute, Epilogue, FftPlans, FilterMlp, FilterTaps, LongFilter, Matrix, MatrixMut, PackedWeight,
-    ShortFilter, SineLayer, add_product, filter_length, gelu_gate, layer_norm, long_conv, product, reference,
-    short_conv,
+    ShortFilter, SineLayer, Texts, add_product, filter_length, gelu_gate, layer_norm, long_conv, product,
+    reference, short_conv,
 };
 use danaus_simd::Isa;
 use proptest::prelude::*;
@@ -65,13 +64,9 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Ranges of the given lengths, end to end.
-fn pack(lengths: &[usize]) -> Vec<Range<usize>> {
-    lengths
-        .iter()
-        .scan(0, |end, &n| Some((std::mem::replace(end, *end + n), n)))
-        .map(|(s, n)| s..s + n)
-        .collect()
+/// Texts of the given lengths, end to end.
+fn pack(lengths: &[usize]) -> Texts {
+    lengths.iter().copied().collect()
 }
 
 fn long_filters(
@@ -139,7 +134,7 @@ proptest! {
         let scaled = |seed| values(seed, positions * channels).iter().map(|tap| tap * 0.1).collect::<Vec<_>>();
         let taps = FilterTaps { forward: scaled(seed ^ 1), reverse: scaled(seed ^ 2) };
         let skip = values(seed ^ 3, channels);
-        let expected: Vec<f64> = pack(&lengths).into_iter().flat_map(|text| {
+        let expected: Vec<f64> = pack(&lengths).iter().flat_map(|text| {
             let x = wide(&x[text.start * channels..text.end * channels]);
             reference::long_conv(&x, &wide(&taps.forward), &wide(&taps.reverse), &wide(&skip))
         }).collect();
@@ -153,7 +148,7 @@ proptest! {
     fn short_convolutions_agree(lengths in prop::collection::vec(1usize..9, 1..5), channels in 1usize..600, seed: u64) {
         let tokens: usize = lengths.iter().sum();
         let (x, weight, bias) = (values(seed, tokens * channels), values(seed ^ 1, channels * 3), values(seed ^ 2, channels));
-        let expected: Vec<f64> = pack(&lengths).into_iter().flat_map(|text| {
+        let expected: Vec<f64> = pack(&lengths).iter().flat_map(|text| {
             reference::short_conv(&wide(&x[text.start * channels..text.end * channels]), &wide(&weight), &wide(&bias))
         }).collect();
         check(x.len(), 1e-6, &expected, |compute, out| {
@@ -262,6 +257,12 @@ fn non_finite_values_stay_in_their_row() {
             assert_eq!(x.iter().all(|y| y.is_finite()), row != 3 && row != 5, "row {row}");
         }
         weight.multiply(&compute, Matrix::new(&[], channels), MatrixMut::new(&mut [], 30), Epilogue::Store);
-        long_conv(&compute, Matrix::new(&[], channels), &[], &[], MatrixMut::new(&mut [], channels));
+        long_conv(
+            &compute,
+            Matrix::new(&[], channels),
+            &Texts::default(),
+            &[],
+            MatrixMut::new(&mut [], channels),
+        );
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use danaus_engine::{Backend, Padding, Pooling, finish};
+use danaus_engine::{Backend, EngineError, Padding, Pooling, finish};
 use danaus_model::{Encoding, Tokenizer, TokenizerError, truncate};
 
 use crate::config::ServerConfig;
@@ -288,12 +288,10 @@ impl Ready {
         let bytes = pooled.iter().map(|vector| size_of_val(vector.as_slice())).sum();
         let work = move || {
             let finish_one = |vector| finish(vector, options.dimensions, options.normalize);
-            let vectors: Vec<Vec<f32>> = pooled.into_iter().map(finish_one).collect();
-            let finite = vectors.iter().flatten().all(|component| component.is_finite());
-            finite.then_some(vectors)
+            pooled.into_iter().map(finish_one).collect::<Result<Vec<Vec<f32>>, EngineError>>()
         };
-        self.offload.quick(bytes, work).await?.ok_or_else(|| {
-            tracing::error!("the model's vectors have components that are not finite");
+        self.offload.quick(bytes, work).await?.map_err(|error| {
+            tracing::error!(%error, "a request has no vectors");
             ApiError::internal()
         })
     }

@@ -6,6 +6,6 @@ mod isa;
 mod lanes;
 mod mapped_file;
 
-pub use isa::{Avx2, Avx512, Isa, IsaParseError, Portable, Simd, Vectorized};
+pub use isa::{Isa, IsaParseError, Simd, Vectorized};
 pub use lanes::Lanes;
 pub use mapped_file::MappedFile;

@@ -8,8 +8,8 @@ use memmap2::Mmap;
 
 /// The bytes of a file, mapped read-only: pages are read when they are first touched and shared between processes.
 ///
-/// The file must not be shortened while it is mapped: touching a page that is gone ends the process (`SIGBUS`), as in
-/// every program that maps files. Replacing it by a rename, as downloads do, is safe.
+/// The file must not be written to or shortened while it is mapped: touching a page that is gone ends the process
+/// (`SIGBUS`), as in every program that maps files. Replacing it by a rename, as downloads do, is safe.
 #[derive(Debug)]
 pub struct MappedFile {
     map: Mmap,
@@ -21,12 +21,14 @@ impl MappedFile {
     /// # Errors
     /// What opening or mapping the file says; a directory is refused here and not at the first read.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        if !file.metadata()?.is_file() {
+        // Asked before opening, which would wait for a writer where the path is a named pipe.
+        if !std::fs::metadata(path)?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        // SAFETY: the map is private to this process and never written through. Other processes may change the file's
-        // bytes, which is why everything read from it is treated as untrusted data; shortening it is documented above.
+        let file = File::open(path)?;
+        // SAFETY: the map is never written through. That nobody writes to the file meanwhile, this process or another,
+        // cannot be proved here; it is what every program that maps files relies on, and the type's documentation asks
+        // for it. danaus itself replaces model files by renaming, and treats their bytes as untrusted data.
         let map = unsafe { Mmap::map(&file)? };
         Ok(Self { map })
     }

@@ -4,7 +4,7 @@ mod output;
 
 use std::io::IsTerminal;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail};
 use danaus_engine::{Backend, Pooling, Text, finish};
 use danaus_model::{Tokenizer, truncate};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -153,7 +153,9 @@ impl Job<'_> {
             };
             let pooled = vectors.next().ok_or_else(|| anyhow!("a vector is missing"))?;
             summary.tokens += ids.len() as u64;
-            output.write(index, ids.len(), &finish(pooled, None, !self.args.no_normalize))?;
+            let vector =
+                finish(pooled, None, !self.args.no_normalize).with_context(|| format!("row {index}"))?;
+            output.write(index, ids.len(), &vector)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The long filters: generated from position alone, kept for the next pass while memory lasts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use danaus_kernels::{
@@ -33,7 +33,8 @@ pub(super) struct FilterBank {
 
 #[derive(Debug, Default)]
 struct Kept {
-    bytes: usize,
+    /// Lengths whose filters are kept, or will be as soon as they are made.
+    lengths: BTreeSet<usize>,
     filters: HashMap<(usize, Branch, usize), Arc<LongFilter>>,
 }
 
@@ -92,17 +93,32 @@ impl FilterBank {
         }
         let generator = &self.generators[layer][branch as usize];
         let filter = Arc::new(generator.filter(compute, &self.plans, length));
-        // All or none of a length's filters: half of them would save half the time and cost all the memory.
         let mut kept = kept();
         let first_of_length = layer == 0 && branch == Branch::Mixer;
-        let whole_length = LongFilter::bytes_for(length, self.channels) * 2 * self.generators.len();
-        if first_of_length && kept.bytes + whole_length <= self.budget {
-            kept.bytes += whole_length;
-            kept.filters.insert(key, Arc::clone(&filter));
-        } else if kept.filters.contains_key(&(0, Branch::Mixer, length)) {
+        if kept.lengths.contains(&length) || (first_of_length && self.make_room(&mut kept, length)) {
             kept.filters.insert(key, Arc::clone(&filter));
         }
         filter
+    }
+
+    /// Whether `length` is kept from now on: all of its filters or none, since half of them would save half the time and
+    /// cost all the memory. Longer ones give way, the longest first: making a filter costs least where it is short, and
+    /// short texts are the ones that cannot wait.
+    fn make_room(&self, kept: &mut Kept, length: usize) -> bool {
+        let bytes_for = |length| LongFilter::bytes_for(length, self.channels) * 2 * self.generators.len();
+        let bytes_of =
+            |lengths: &BTreeSet<usize>| lengths.iter().map(|&length| bytes_for(length)).sum::<usize>();
+        let shorter: BTreeSet<usize> = kept.lengths.range(..length).copied().collect();
+        if bytes_of(&shorter) + bytes_for(length) > self.budget {
+            return false;
+        }
+        kept.lengths.insert(length);
+        while bytes_of(&kept.lengths) > self.budget {
+            kept.lengths.pop_last();
+        }
+        let Kept { lengths, filters } = kept;
+        filters.retain(|(_, _, length), _| lengths.contains(length));
+        true
     }
 }
 

@@ -36,7 +36,7 @@ impl CpuBackend {
     /// Sums of token, token-type and position embeddings, normalised.
     fn embed_tokens(&self, pass: &Pass, hidden: &mut [f32]) {
         let (weights, width) = (&self.weights, self.config.hidden_size);
-        let positions = pass.texts.iter().flat_map(|text| 0..text.len());
+        let positions = pass.texts.iter().flat_map(|rows| 0..rows.len());
         let mut position_row = vec![0.0; width];
         for ((row, &id), position) in hidden.chunks_exact_mut(width).zip(&pass.ids).zip(positions) {
             weights.word.copy_row(id as usize, row);
@@ -63,7 +63,7 @@ impl CpuBackend {
         let Workspace { hidden, projected, first, second, .. } = workspace;
         let texts = &pass.texts;
         let filters = |branch| {
-            let lengths = texts.iter().map(ExactSizeIterator::len);
+            let lengths = texts.iter().map(|rows| rows.len());
             self.filters.filters(compute, index, branch, lengths)
         };
 

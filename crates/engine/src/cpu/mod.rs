@@ -6,14 +6,13 @@ mod pooling;
 mod weights;
 mod workspace;
 
-use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use danaus_kernels::Compute;
+use danaus_kernels::{Compute, Texts};
 use danaus_model::{LoadedModel, ModelConfig};
 use danaus_simd::Isa;
 
-use crate::{Backend, BackendInfo, BackendOptions, EngineError, Padding, Text};
+use crate::{Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Text};
 use filters::FilterBank;
 use weights::EncoderWeights;
 use workspace::Workspace;
@@ -42,7 +41,9 @@ pub struct CpuBackend {
     compute: Compute,
     weights: EncoderWeights,
     filters: FilterBank,
-    workspace: Mutex<Workspace>,
+    /// Buffers for as many passes as ever ran at the same time. The lock is never held during one: a caller's thread may
+    /// belong to another pool, whose work it does while it waits for ours, and that work may want to embed too.
+    workspaces: Mutex<Vec<Workspace>>,
 }
 
 /// One forward pass: token ids end to end, and which of them belong to which text.
@@ -50,15 +51,15 @@ pub struct CpuBackend {
 pub(crate) struct Pass {
     ids: Vec<u32>,
     /// Rows of each text, its padding included.
-    texts: Vec<Range<usize>>,
+    texts: Texts,
 }
 
 impl Pass {
     fn push(&mut self, ids: &[u32], length: usize, pad: u32) {
-        let start = self.ids.len();
+        let length = length.max(ids.len());
+        self.texts.push(length);
         self.ids.extend_from_slice(ids);
-        self.ids.resize(start + length.max(ids.len()), pad);
-        self.texts.push(start..self.ids.len());
+        self.ids.resize(self.texts.rows(), pad);
     }
 }
 
@@ -66,8 +67,13 @@ impl CpuBackend {
     /// Packs the model's weights for this CPU.
     ///
     /// # Errors
-    /// An instruction set that the CPU does not have, or threads that the system refuses.
+    /// A configuration that cannot be computed with, an instruction set that the CPU does not have, or threads that the
+    /// system refuses.
     pub fn new(model: &LoadedModel, options: &BackendOptions) -> Result<Self, EngineError> {
+        model.config.validate().map_err(|error| EngineError::InvalidModel(error.to_string()))?;
+        let dtype = match options.dtype {
+            Dtype::Auto | Dtype::F32 => "f32",
+        };
         let isa = match &options.instruction_set {
             Some(name) => Isa::by_name(name).map_err(|error| EngineError::Unsupported(error.to_string()))?,
             None => Isa::best(),
@@ -77,14 +83,15 @@ impl CpuBackend {
         let compute = Compute::new(isa, threads).map_err(|error| {
             EngineError::Unsupported(format!("{threads} compute threads cannot be started: {error}"))
         })?;
-        let info = BackendInfo { device: "cpu", instruction_set: isa.name(), dtype: "f32", threads };
+        let info =
+            BackendInfo { device: "cpu", instruction_set: isa.name(), dtype, threads: compute.threads() };
         Ok(Self {
             info,
             config: model.config.clone(),
             padding: options.padding,
             weights: EncoderWeights::new(&compute, model),
             filters: FilterBank::new(&compute, model, options.filter_cache_bytes),
-            workspace: Mutex::default(),
+            workspaces: Mutex::default(),
             compute,
         })
     }
@@ -101,10 +108,20 @@ impl CpuBackend {
         self.check(&[Text { ids, pooling: crate::Pooling::Mean }])?;
         let mut pass = Pass::default();
         pass.push(ids, ids.len(), self.config.pad_token_id);
-        let mut guard = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
-        let workspace = &mut *guard;
-        self.compute.enter(|| self.forward(&pass, workspace, observer));
-        Ok(workspace.hidden().to_vec())
+        Ok(self.with_workspace(|workspace| {
+            self.forward(&pass, workspace, observer);
+            workspace.hidden().to_vec()
+        }))
+    }
+
+    /// Runs `pass` on the compute threads, with buffers of its own.
+    fn with_workspace<R: Send>(&self, pass: impl FnOnce(&mut Workspace) -> R + Send) -> R {
+        let pool = || self.workspaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workspace = pool().pop().unwrap_or_default();
+        let result = self.compute.enter(|| pass(&mut workspace));
+        workspace.shrink(self.config.hidden_size);
+        pool().push(workspace);
+        result
     }
 
     /// Tokens that a text fills in the encoder.
@@ -132,7 +149,7 @@ impl CpuBackend {
         Ok(())
     }
 
-    /// Texts `texts[range]` in one pass.
+    /// Embeds texts in one pass.
     fn embed_pass(&self, texts: &[Text<'_>], workspace: &mut Workspace) -> Vec<Vec<f32>> {
         let mut pass = Pass::default();
         for text in texts {
@@ -141,10 +158,8 @@ impl CpuBackend {
         self.forward(&pass, workspace, &mut ());
         let hidden = workspace.hidden();
         let width = self.config.hidden_size;
-        let rows =
-            |range: &Range<usize>, count: usize| &hidden[range.start * width..(range.start + count) * width];
-        let pooled = texts.iter().zip(&pass.texts).map(|(text, range)| {
-            let hidden = rows(range, text.ids.len());
+        let pooled = texts.iter().zip(pass.texts.iter()).map(|(text, rows)| {
+            let hidden = &hidden[rows.start * width..(rows.start + text.ids.len()) * width];
             self.pool(hidden, text.pooling)
         });
         pooled.collect()
@@ -166,9 +181,6 @@ impl Backend for CpuBackend {
 
     fn embed(&self, texts: &[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError> {
         self.check(texts)?;
-        // A pass that panicked leaves nothing behind that the next one reads: every buffer is written before it is read.
-        let mut guard = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
-        let workspace = &mut *guard;
         let mut embeddings = Vec::with_capacity(texts.len());
         let mut rest = texts;
         while !rest.is_empty() {
@@ -178,10 +190,9 @@ impl Backend for CpuBackend {
                 tokens <= PASS_TOKENS
             });
             let (pass, others) = rest.split_at(fits.count().max(1));
-            embeddings.extend(self.compute.enter(|| self.embed_pass(pass, workspace)));
+            embeddings.extend(self.with_workspace(|workspace| self.embed_pass(pass, workspace)));
             rest = others;
         }
-        workspace.shrink();
         Ok(embeddings)
     }
 }

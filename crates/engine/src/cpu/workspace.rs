@@ -6,7 +6,6 @@ const KEPT_TOKENS: usize = 8192;
 /// Buffers `[tokens, width]`; their contents mean something only within a pass.
 #[derive(Debug, Default)]
 pub(super) struct Workspace {
-    tokens: usize,
     /// Hidden states: width H.
     pub hidden: Vec<f32>,
     /// x1, x2 and v side by side: width 3H.
@@ -24,7 +23,6 @@ pub(super) struct Workspace {
 impl Workspace {
     /// Sizes the buffers for `tokens` tokens, of which the MLP takes `block` at a time.
     pub fn prepare(&mut self, tokens: usize, block: usize, hidden: usize, intermediate: usize) {
-        self.tokens = tokens;
         for (buffer, length) in [
             (&mut self.hidden, tokens * hidden),
             (&mut self.projected, tokens * 3 * hidden),
@@ -42,9 +40,9 @@ impl Workspace {
         &self.hidden
     }
 
-    /// Gives back the memory of an unusually long pass.
-    pub fn shrink(&mut self) {
-        if self.tokens > KEPT_TOKENS {
+    /// Gives back the memory of an unusually long pass. `hidden` is H.
+    pub fn shrink(&mut self, hidden: usize) {
+        if self.hidden.capacity() > KEPT_TOKENS * hidden {
             *self = Self::default();
         }
     }

@@ -86,7 +86,7 @@ pub fn backends(model: &LoadedModel, padding: Padding) -> Vec<CpuBackend> {
 
 pub fn embed(backend: &dyn Backend, ids: &[u32], pooling: Pooling) -> Vec<f32> {
     let pooled = backend.embed(&[Text { ids, pooling }]).unwrap().remove(0);
-    finish(pooled, None, true)
+    finish(pooled, None, true).unwrap()
 }
 
 pub fn largest_error(got: &[f32], expected: &[f32]) -> f64 {

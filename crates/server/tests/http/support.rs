@@ -72,7 +72,7 @@ pub fn expected_vector(text: &str, pooling: Pooling, dimensions: Option<usize>, 
     let mut ids = tokenizer().encode(text).expect("a text").ids;
     danaus_model::truncate(&mut ids, MAX_TOKENS);
     let pooled = backend().embed(&[Text { ids: &ids, pooling }]).expect("a valid text").remove(0);
-    finish(pooled, dimensions, normalize)
+    finish(pooled, dimensions, normalize).expect("a finite vector")
 }
 
 /// Its default form, as JSON text.
