@@ -106,6 +106,8 @@ mod tests {
             let expected = crate::reference::gelu(f64::from(x));
             let error = (f64::from(gelu(x)) - expected).abs();
             assert!(error <= 3e-7 * f64::from(x.abs()), "gelu({x}) is {error:e} off {expected}");
+            // Far below zero, where the result itself is tiny, its own digits count.
+            assert!(x < -9.0 || error <= 2e-6 * expected.abs(), "gelu({x}) is {error:e} off {expected:e}");
         }
         assert_eq!(gelu(0.0), 0.0);
         assert!(gelu(f32::NAN).is_nan());

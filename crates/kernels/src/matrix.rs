@@ -83,3 +83,20 @@ impl<'a> MatrixMut<'a> {
         Self { data, cols: count, ..self }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic = "columns"]
+    fn columns_that_would_wrap_around_are_refused() {
+        let _ = MatrixMut::new(&mut [0.0; 8], 4).columns(1, usize::MAX);
+    }
+
+    #[test]
+    #[should_panic = "row 2 of 2"]
+    fn rows_beyond_the_last_are_refused() {
+        let _ = Matrix::new(&[0.0; 8], 4).row(2);
+    }
+}

@@ -98,6 +98,17 @@ proptest! {
     }
 
     #[test]
+    fn products_with_a_bias_agree(rows in 1usize..60, inputs in 1usize..50, outputs in 1usize..110, seed: u64) {
+        let (a, w, bias) = (values(seed, rows * inputs), values(seed ^ 1, outputs * inputs), values(seed ^ 2, outputs));
+        let expected = reference::linear(&wide(&a), &wide(&w), &wide(&bias), inputs);
+        check(rows * outputs, 1e-5, &expected, |compute, out| {
+            let weight = PackedWeight::new(compute, &w, outputs, inputs);
+            let (a, out) = (Matrix::new(&a, inputs), MatrixMut::new(out, outputs));
+            weight.multiply(compute, a, out, Epilogue::Bias(&bias));
+        });
+    }
+
+    #[test]
     fn block_diagonal_products_agree(rows in 1usize..40, blocks in 1usize..5, p in 1usize..30, q in 1usize..60, seed: u64) {
         let (x, w) = (values(seed, rows * blocks * p), values(seed ^ 1, blocks * q * p));
         let expected = reference::block_diagonal(&wide(&x), &wide(&w), blocks, p);
