@@ -145,24 +145,32 @@ impl Spectra {
         let n = 2 * length;
         let FftPlan { forward, inverse } = plans.plan(n);
         let positions = (taps.forward.len() / channels).min(length);
+        let stride = n + CHANNEL_GAP;
         let mut values = vec![Complex32::default(); channels * (length + 1)];
-        let slots: Vec<Mutex<&mut [Complex32]>> =
-            values.chunks_exact_mut(length + 1).map(Mutex::new).collect();
-        compute.for_each(channels, |c| {
-            let mut kernel = vec![0.0; n];
+        let slots = values.chunks_mut(CHANNELS_PER_TASK * (length + 1)).map(Mutex::new);
+        let slots: Vec<Mutex<&mut [Complex32]>> = slots.collect();
+        compute.for_each(slots.len(), |task| {
+            let start = task * CHANNELS_PER_TASK;
+            let count = CHANNELS_PER_TASK.min(channels - start);
+            let tap = |taps: &[f32], p: usize, c: usize| taps[p * channels + start + c] / n as f32;
+            // All channels of a position at once: they share cache lines.
+            let mut kernels = vec![0.0; count * stride];
             for p in 0..positions {
-                kernel[p] = taps.forward[p * channels + c];
-                // The tap at distance `length` reaches no token of a text this filter is for.
-                if p + 1 < length {
-                    kernel[n - 1 - p] = taps.reverse[p * channels + c];
+                for c in 0..count {
+                    kernels[c * stride + p] = tap(&taps.forward, p, c);
+                    // The tap at distance `length` reaches no token of a text this filter is for.
+                    if p + 1 < length {
+                        kernels[c * stride + n - 1 - p] = tap(&taps.reverse, p, c);
+                    }
                 }
             }
-            kernel.iter_mut().for_each(|tap| *tap /= n as f32);
-            let mut slot = slots[c].lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slot = slots[task].lock().unwrap_or_else(PoisonError::into_inner);
             let mut scratch = forward.make_scratch_vec();
-            forward
-                .process_with_scratch(&mut kernel, &mut slot, &mut scratch)
-                .expect("lengths agree with the plan");
+            for (kernel, slot) in kernels.chunks_exact_mut(stride).zip(slot.chunks_exact_mut(length + 1)) {
+                forward
+                    .process_with_scratch(&mut kernel[..n], slot, &mut scratch)
+                    .expect("lengths agree with the plan");
+            }
         });
         drop(slots);
         Self { values, forward, inverse }
