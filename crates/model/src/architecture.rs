@@ -12,13 +12,17 @@ pub(crate) trait Source {
     /// The tensor of that name and shape. `values` says what it holds in a synthetic model.
     fn tensor(&mut self, name: &str, shape: &[usize], values: Values) -> Result<Tensor, Self::Error>;
 
-    /// The sine frequencies of a filter under their [`FREQUENCY_NAMES`], which follow `filter`.
+    /// The sine frequencies of a filter under their [`FREQUENCY_NAMES`], which follow `filter`: one tensor under the
+    /// first of the names, shared by all.
     fn frequencies(
         &mut self,
         filter: &str,
         shape: &[usize],
         values: Values,
-    ) -> Result<[Tensor; 6], Self::Error>;
+    ) -> Result<[Tensor; 6], Self::Error> {
+        let shared = self.tensor(&format!("{filter}{}", FREQUENCY_NAMES[0]), shape, values)?;
+        Ok(std::array::from_fn(|_| shared.clone()))
+    }
 }
 
 /// The names of a filter's one frequency vector, in order of preference: three sines of two MLPs.

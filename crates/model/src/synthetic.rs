@@ -10,7 +10,7 @@ use std::convert::Infallible;
 
 use rayon::prelude::*;
 
-use crate::architecture::{FREQUENCY_NAMES, Source, assemble};
+use crate::architecture::{Source, assemble};
 use crate::config::ModelConfig;
 use crate::tensor::Tensor;
 use crate::weights::Weights;
@@ -145,16 +145,6 @@ impl Source for Generator<'_> {
 
     fn tensor(&mut self, name: &str, shape: &[usize], values: Values) -> Result<Tensor, Infallible> {
         Ok(Tensor::from_vec(shape, self.values(name, shape.iter().product(), values)))
-    }
-
-    fn frequencies(
-        &mut self,
-        filter: &str,
-        shape: &[usize],
-        values: Values,
-    ) -> Result<[Tensor; 6], Infallible> {
-        let shared = self.tensor(&format!("{filter}{}", FREQUENCY_NAMES[0]), shape, values)?;
-        Ok(std::array::from_fn(|_| shared.clone()))
     }
 }
 

@@ -11,7 +11,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Value, json};
 use tempfile::{Builder, NamedTempFile};
 
-use crate::architecture::{FREQUENCY_NAMES, Source, assemble};
+use crate::architecture::{Source, assemble};
 use crate::config::{ModelConfig, SYNTHETIC_SEED_KEY};
 use crate::error::LoadError;
 use crate::synthetic::{Generator, Values};
@@ -136,15 +136,5 @@ impl Source for List {
     fn tensor(&mut self, name: &str, shape: &[usize], values: Values) -> Result<Tensor, Infallible> {
         self.0.push(Listed { name: name.to_owned(), shape: shape.to_vec(), values });
         Ok(Tensor::from_vec(&[0], Vec::new()))
-    }
-
-    fn frequencies(
-        &mut self,
-        filter: &str,
-        shape: &[usize],
-        values: Values,
-    ) -> Result<[Tensor; 6], Infallible> {
-        let empty = self.tensor(&format!("{filter}{}", FREQUENCY_NAMES[0]), shape, values)?;
-        Ok(std::array::from_fn(|_| empty.clone()))
     }
 }
