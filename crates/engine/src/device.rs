@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use danaus_model::LoadedModel;
 
+use crate::names::{self, Named};
 use crate::{Backend, CpuBackend, EngineError, Padding};
 
 /// Where to compute.
@@ -33,9 +34,6 @@ pub enum Dtype {
 }
 
 impl Device {
-    /// The names that [`FromStr`] takes.
-    pub const NAMES: [&'static str; 4] = ["auto", "cpu", "cuda", "metal"];
-
     /// Whether this build can compute there: to be asked before a model is downloaded and loaded.
     ///
     /// # Errors
@@ -50,52 +48,40 @@ impl Device {
     }
 }
 
-impl Dtype {
-    /// The names that [`FromStr`] takes.
-    pub const NAMES: [&'static str; 2] = ["auto", "f32"];
+impl Named for Device {
+    const WHAT: &'static str = "device";
+    const TABLE: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("cpu", Self::Cpu), ("cuda", Self::Cuda), ("metal", Self::Metal)];
 }
 
 impl FromStr for Device {
     type Err = String;
     fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "auto" => Ok(Device::Auto),
-            "cpu" => Ok(Device::Cpu),
-            "cuda" => Ok(Device::Cuda),
-            "metal" => Ok(Device::Metal),
-            _ => Err(format!("unknown device {name:?}: expected one of {}", Self::NAMES.join(", "))),
-        }
-    }
-}
-
-impl FromStr for Dtype {
-    type Err = String;
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "auto" => Ok(Dtype::Auto),
-            "f32" => Ok(Dtype::F32),
-            _ => Err(format!("unknown dtype {name:?}: expected one of {}", Self::NAMES.join(", "))),
-        }
+        names::parse(name)
     }
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Device::Auto => "auto",
-            Device::Cpu => "cpu",
-            Device::Cuda => "cuda",
-            Device::Metal => "metal",
-        })
+        names::write(*self, f)
+    }
+}
+
+impl Named for Dtype {
+    const WHAT: &'static str = "dtype";
+    const TABLE: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("f32", Self::F32)];
+}
+
+impl FromStr for Dtype {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Self, String> {
+        names::parse(name)
     }
 }
 
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Dtype::Auto => "auto",
-            Dtype::F32 => "f32",
-        })
+        names::write(*self, f)
     }
 }
 

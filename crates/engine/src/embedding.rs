@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::EngineError;
+use crate::names::{self, Named};
 
 /// How a text's last hidden states `[T, H]` become one vector `[H]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -29,53 +30,45 @@ pub enum Padding {
 
 impl Pooling {
     /// The names that [`FromStr`] takes.
-    pub const NAMES: [&'static str; 3] = ["mean", "cls", "model"];
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Self::TABLE.iter().map(|&(name, _)| name)
+    }
 }
 
-impl Padding {
-    /// The names that [`FromStr`] takes.
-    pub const NAMES: [&'static str; 2] = ["none", "max-length"];
+impl Named for Pooling {
+    const WHAT: &'static str = "pooling";
+    const TABLE: &'static [(&'static str, Self)] =
+        &[("mean", Self::Mean), ("cls", Self::Cls), ("model", Self::Model)];
 }
 
 impl FromStr for Pooling {
     type Err = String;
     fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "mean" => Ok(Pooling::Mean),
-            "cls" => Ok(Pooling::Cls),
-            "model" => Ok(Pooling::Model),
-            _ => Err(format!("unknown pooling {name:?}: expected one of {}", Self::NAMES.join(", "))),
-        }
-    }
-}
-
-impl FromStr for Padding {
-    type Err = String;
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "none" => Ok(Padding::None),
-            "max-length" => Ok(Padding::MaxLength),
-            _ => Err(format!("unknown padding {name:?}: expected one of {}", Self::NAMES.join(", "))),
-        }
+        names::parse(name)
     }
 }
 
 impl fmt::Display for Pooling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Pooling::Mean => "mean",
-            Pooling::Cls => "cls",
-            Pooling::Model => "model",
-        })
+        names::write(*self, f)
+    }
+}
+
+impl Named for Padding {
+    const WHAT: &'static str = "padding";
+    const TABLE: &'static [(&'static str, Self)] = &[("none", Self::None), ("max-length", Self::MaxLength)];
+}
+
+impl FromStr for Padding {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Self, String> {
+        names::parse(name)
     }
 }
 
 impl fmt::Display for Padding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Padding::None => "none",
-            Padding::MaxLength => "max-length",
-        })
+        names::write(*self, f)
     }
 }
 

@@ -4,6 +4,7 @@ mod backend;
 mod cpu;
 mod device;
 mod embedding;
+mod names;
 
 pub use backend::{Backend, BackendInfo, Text};
 pub use cpu::{CpuBackend, Observer};

@@ -26,15 +26,6 @@ impl<const N: usize> Lanes<N> {
         Self(lanes)
     }
 
-    /// Writes the lanes to the first `N` values of `target`.
-    ///
-    /// # Panics
-    /// Where `target` has fewer.
-    #[inline(always)]
-    pub fn store(self, target: &mut [f32]) {
-        target[..N].copy_from_slice(&self.0);
-    }
-
     /// `self + a * b`, lane by lane, with [`Simd::mul_add`]'s rounding.
     #[inline(always)]
     pub fn add_product<S: Simd>(self, simd: S, a: Self, b: Self) -> Self {

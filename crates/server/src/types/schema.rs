@@ -51,7 +51,7 @@ impl PartialSchema for Dimensions {
 impl PartialSchema for PoolingName {
     fn schema() -> RefOr<Schema> {
         string()
-            .enum_values(Some(Pooling::NAMES))
+            .enum_values(Some(Pooling::names()))
             .description(Some("How hidden states become one vector. Default: the server's `--pooling`."))
             .into()
     }
