@@ -12,7 +12,7 @@ use crate::matrix::{Matrix, MatrixMut};
 /// # Panics
 /// Where shapes disagree.
 pub fn gelu_gate(compute: &Compute, x: Matrix<'_>, out: MatrixMut<'_>) {
-    assert_eq!((x.rows(), x.cols()), (out.rows, 2 * out.cols), "shape of the input");
+    assert_eq!((x.rows(), x.cols()), (out.rows(), 2 * out.cols()), "shape of the input");
     for_each_row(compute, out, |row, out| Row { x: x.row(row), out });
 }
 

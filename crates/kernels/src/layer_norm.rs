@@ -15,7 +15,7 @@ const LANES: usize = 16;
 /// # Panics
 /// Where the channels disagree.
 pub fn layer_norm(compute: &Compute, x: MatrixMut<'_>, weight: &[f32], bias: &[f32], epsilon: f32) {
-    assert!(x.cols == weight.len() && x.cols == bias.len(), "channels");
+    assert!(x.cols() == weight.len() && x.cols() == bias.len(), "channels");
     for_each_row(compute, x, |_, row| Row { row, weight, bias, epsilon });
 }
 

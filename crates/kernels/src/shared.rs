@@ -21,10 +21,8 @@ unsafe impl Sync for SharedMatrix<'_> {}
 
 impl<'a> SharedMatrix<'a> {
     pub(crate) fn new(matrix: MatrixMut<'a>) -> Self {
-        let MatrixMut { data, rows, cols, stride } = matrix;
-        let last = rows.checked_sub(1).map(|last| last.checked_mul(stride).expect("a matrix in memory"));
-        assert!(last.is_none_or(|start| fits(start, cols, data.len())));
-        Self { data: data.as_mut_ptr(), rows, cols, stride, borrow: PhantomData }
+        let (data, rows, cols, stride) = matrix.into_parts();
+        Self { data, rows, cols, stride, borrow: PhantomData }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -42,7 +40,7 @@ impl<'a> SharedMatrix<'a> {
     #[inline(always)]
     pub(crate) unsafe fn row(&self, row: usize, start: usize, count: usize) -> &'a mut [f32] {
         assert!(row < self.rows && fits(start, count, self.cols));
-        // SAFETY: in bounds by the assertion here and the one in `new`; exclusive by this function's contract.
+        // SAFETY: in bounds by the assertion here and the view's own checks; exclusive by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride + start), count) }
     }
 }

@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
+use danaus_kernels::old::{
+    Epilogue, FftPlans, FilterMlp, FilterTaps, LongFilter, PackedWeight, SineLayer, filter_length, long_conv,
+};
 use danaus_kernels::{
-    Compute, Epilogue, FftPlans, FilterMlp, FilterTaps, LongFilter, Matrix, MatrixMut, PackedWeight,
-    ShortFilter, SineLayer, Texts, add_product, filter_length, gelu_gate, layer_norm, long_conv, product,
-    reference, short_conv,
+    Compute, Matrix, MatrixMut, ShortFilter, Texts, add_product, gelu_gate, layer_norm, product, reference,
+    short_conv,
 };
 use danaus_simd::Isa;
 use proptest::prelude::*;

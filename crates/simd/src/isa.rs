@@ -1,10 +1,14 @@
 //! Instruction sets: which ones this CPU has, and running one generic piece of code compiled for the chosen one.
 //!
-//! A kernel is written once, as a [`Vectorized`] operation over a [`Simd`] token, with fixed-size [`Lanes`](crate::Lanes)
-//! that the compiler turns into vector instructions. [`Isa::run`] compiles it once per instruction set and calls the copy
-//! that fits the CPU. The value of an [`Isa`] is a proof that the CPU has it: there is no way to make one that it lacks.
+//! A kernel is written once, as a [`Vectorized`] operation over a [`Simd`] token. [`Isa::run`] compiles it once per
+//! instruction set and calls the copy that fits the CPU. The value of an [`Isa`] is a proof that the CPU has it: there is no way to make one that it lacks.
 
 use std::fmt;
+
+use crate::Simd;
+use crate::portable::Portable;
+#[cfg(target_arch = "x86_64")]
+use crate::x86::{Avx2, Avx512};
 
 /// An instruction set that this CPU is known to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,52 +30,6 @@ pub trait Vectorized {
     /// The code. Implementations must be `#[inline(always)]`, and so must what they call in their inner loops:
     /// only code inlined into the instruction set's own function is compiled for it.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
-}
-
-/// What differs between instruction sets for code that is otherwise the same.
-pub trait Simd: Copy {
-    /// Whether [`mul_add`](Simd::mul_add) rounds once.
-    const FUSED: bool;
-    /// 32-bit lanes that a register holds.
-    const LANES: usize;
-    /// `a * b + c`: fused where the CPU has the instruction, else rounded twice (a call of libm's `fma` would be 100
-    /// times slower).
-    #[inline(always)]
-    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
-        if Self::FUSED { a.mul_add(b, c) } else { a * b + c }
-    }
-    /// [`mul_add`](Simd::mul_add) in float64.
-    #[inline(always)]
-    fn mul_add_f64(self, a: f64, b: f64, c: f64) -> f64 {
-        if Self::FUSED { a.mul_add(b, c) } else { a * b + c }
-    }
-}
-
-/// AVX-512 F, BW, DQ and VL, with FMA.
-#[derive(Debug, Clone, Copy)]
-pub struct Avx512(());
-
-/// AVX2 and FMA.
-#[derive(Debug, Clone, Copy)]
-pub struct Avx2(());
-
-/// What the compilation target guarantees: SSE2 on x86-64, NEON on aarch64.
-#[derive(Debug, Clone, Copy)]
-pub struct Portable(());
-
-impl Simd for Avx512 {
-    const FUSED: bool = true;
-    const LANES: usize = 16;
-}
-
-impl Simd for Avx2 {
-    const FUSED: bool = true;
-    const LANES: usize = 8;
-}
-
-impl Simd for Portable {
-    const FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
-    const LANES: usize = 4;
 }
 
 /// A name that is no instruction set of this CPU.
@@ -104,7 +62,9 @@ impl Isa {
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl");
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512bf16")
+                && is_x86_feature_detected!("avx512vnni");
             if avx2 && avx512 {
                 sets.push(Isa(Level::Avx512));
             }
@@ -151,7 +111,7 @@ impl Isa {
             // SAFETY: a value of this level is only made in `available`, after the CPU was found to have AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { run_avx2(operation) },
-            // SAFETY: as above, for AVX-512 F, BW, DQ, VL, AVX2 and FMA.
+            // SAFETY: as above, for AVX-512 F, BW, DQ, VL, BF16, VNNI, AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => unsafe { run_avx512(operation) },
         }
@@ -161,13 +121,15 @@ impl Isa {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn run_avx2<V: Vectorized>(operation: V) -> V::Output {
-    operation.run(Avx2(()))
+    // SAFETY: this function's own features, which its caller has found on this CPU.
+    operation.run(unsafe { Avx2::new() })
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
 fn run_avx512<V: Vectorized>(operation: V) -> V::Output {
-    operation.run(Avx512(()))
+    // SAFETY: this function's own features, which its caller has found on this CPU.
+    operation.run(unsafe { Avx512::new() })
 }
 
 #[cfg(test)]
@@ -180,7 +142,7 @@ mod tests {
         type Output = f32;
         #[inline(always)]
         fn run<S: Simd>(self, simd: S) -> f32 {
-            self.0.iter().zip(self.1).fold(0.0, |sum, (&a, &b)| simd.mul_add(a, b, sum))
+            self.0.iter().zip(self.1).fold(0.0, |sum, (&a, &b)| simd.scalar_mul_add(a, b, sum))
         }
     }
 

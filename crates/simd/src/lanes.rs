@@ -26,9 +26,9 @@ impl<const N: usize> Lanes<N> {
         Self(lanes)
     }
 
-    /// `self + a * b`, lane by lane, with [`Simd::mul_add`]'s rounding.
+    /// `self + a * b`, lane by lane, with [`Simd::scalar_mul_add`]'s rounding.
     #[inline(always)]
     pub fn add_product<S: Simd>(self, simd: S, a: Self, b: Self) -> Self {
-        Self(std::array::from_fn(|lane| simd.mul_add(a.0[lane], b.0[lane], self.0[lane])))
+        Self(std::array::from_fn(|lane| simd.scalar_mul_add(a.0[lane], b.0[lane], self.0[lane])))
     }
 }

@@ -5,7 +5,12 @@
 mod isa;
 mod lanes;
 mod mapped_file;
+mod portable;
+mod simd;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
-pub use isa::{Isa, IsaParseError, Simd, Vectorized};
+pub use isa::{Isa, IsaParseError, Vectorized};
 pub use lanes::Lanes;
 pub use mapped_file::MappedFile;
+pub use simd::Simd;

@@ -3,9 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use danaus_kernels::{
-    Compute, FftPlans, FilterMlp, FilterTaps, LongFilter, Matrix, PackedWeight, SineLayer, filter_length,
+use danaus_kernels::old::{
+    FftPlans, FilterMlp, FilterTaps, LongFilter, PackedWeight, SineLayer, filter_length,
 };
+use danaus_kernels::{Compute, Matrix};
 use danaus_model::{LoadedModel, ModelConfig};
 
 /// Which of a layer's two long convolutions.

@@ -2,9 +2,8 @@
 //! Architecture" (2023). Texts are packed end to end; only the convolutions look across tokens, and those stay within a
 //! text.
 
-use danaus_kernels::{
-    Epilogue, Matrix, MatrixMut, add_product, gelu_gate, layer_norm, long_conv, product, short_conv,
-};
+use danaus_kernels::old::{Epilogue, long_conv};
+use danaus_kernels::{Matrix, MatrixMut, add_product, gelu_gate, layer_norm, product, short_conv};
 
 use super::filters::Branch;
 use super::weights::{LayerWeights, Norm};

@@ -1,6 +1,7 @@
 //! One vector from a text's hidden states.
 
-use danaus_kernels::{Epilogue, Matrix, MatrixMut};
+use danaus_kernels::old::Epilogue;
+use danaus_kernels::{Matrix, MatrixMut};
 
 use super::CpuBackend;
 use crate::Pooling;

@@ -1,6 +1,7 @@
 //! The encoder's weights, packed for the kernels.
 
-use danaus_kernels::{Compute, PackedWeight, ShortFilter};
+use danaus_kernels::old::PackedWeight;
+use danaus_kernels::{Compute, ShortFilter};
 use danaus_model::{LayerNorm, Linear, LoadedModel, ModelConfig, Tensor};
 
 /// All weights but the long filters' (see [`FilterBank`](super::filters::FilterBank)).

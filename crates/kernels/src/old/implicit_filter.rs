@@ -8,9 +8,9 @@ use danaus_simd::{Simd, Vectorized};
 
 use crate::compute::Compute;
 use crate::elementwise::for_each_row;
-use crate::gemm::{Epilogue, PackedWeight};
 use crate::math::{SIN_LIMIT, exp_negative, sin};
 use crate::matrix::{Matrix, MatrixMut};
+use crate::old::gemm::{Epilogue, PackedWeight};
 use crate::shared::SharedMatrix;
 
 /// Positions that one task takes: with a few hundred hidden values each, they stay in the level-2 cache.
@@ -72,7 +72,8 @@ impl SineLayer {
                 for (k, weights) in self.weight.chunks_exact(width).enumerate() {
                     let weights: &[f64; TILE_COLUMNS] = weights[column..].first_chunk().expect("padded");
                     for (sums, inputs) in sums.iter_mut().zip(inputs) {
-                        *sums = std::array::from_fn(|c| simd.mul_add_f64(inputs[k], weights[c], sums[c]));
+                        *sums =
+                            std::array::from_fn(|c| simd.scalar_mul_add_f64(inputs[k], weights[c], sums[c]));
                     }
                 }
                 for (r, sums) in sums.iter().enumerate().take(rows - first) {

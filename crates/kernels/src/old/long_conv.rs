@@ -18,8 +18,8 @@ use realfft::num_complex::Complex32;
 use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
 
 use crate::compute::Compute;
-use crate::implicit_filter::FilterTaps;
 use crate::matrix::{Matrix, MatrixMut};
+use crate::old::implicit_filter::FilterTaps;
 use crate::shared::SharedMatrix;
 use crate::texts::Texts;
 
