@@ -12,8 +12,10 @@
 //! instruction set of the machine.
 
 mod activation;
+mod buffer;
 mod compute;
 mod elementwise;
+pub mod gemm;
 mod layer_norm;
 mod math;
 mod matrix;
@@ -24,6 +26,7 @@ mod short_conv;
 mod texts;
 
 pub use activation::gelu_gate;
+pub use buffer::{Buffer, Word};
 pub use compute::Compute;
 pub use elementwise::{add_product, product};
 pub use layer_norm::layer_norm;

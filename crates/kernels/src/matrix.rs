@@ -82,6 +82,14 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
+impl<'a> Matrix<'a> {
+    /// The values' bits.
+    pub fn words(self) -> Matrix<'a, u32> {
+        let Self { data, rows, cols, stride, .. } = self;
+        Matrix { data: data.cast(), rows, cols, stride, borrow: PhantomData }
+    }
+}
+
 /// A matrix `[rows, cols]` to write to, whose rows are `stride` values apart.
 #[derive(Debug)]
 pub struct MatrixMut<'a, T = f32> {

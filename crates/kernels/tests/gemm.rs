@@ -1,0 +1,213 @@
+//! Matrix products against float64, in every precision on every instruction set of this machine.
+
+use danaus_kernels::gemm::{
+    Activations, Epilogue, GatedOutput, PackedWeight, Precision, encode, multiply, multiply_gated,
+};
+use danaus_kernels::{Buffer, Matrix, MatrixMut, reference};
+use danaus_simd::Isa;
+use proptest::prelude::*;
+
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
+
+/// Values in [-1, 1) from a multiplicative generator: reproducible and cheap.
+fn values(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().copied().map(f64::from).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Activations of `blocks` blocks in a precision.
+struct Encoded {
+    precision: Precision,
+    plain: Vec<f32>,
+    cols: usize,
+    blocks: usize,
+    words: Buffer<u32>,
+    scales: Buffer<f32>,
+}
+
+impl Encoded {
+    fn new(isa: Isa, precision: Precision, x: &[f32], cols: usize, blocks: usize) -> Self {
+        let rows = x.len() / cols;
+        let width = blocks * precision.words(cols / blocks);
+        let (mut words, mut scales) = (Buffer::zeroed(rows * width), Buffer::zeroed(rows * blocks));
+        words.fill(u32::MAX);
+        if precision != Precision::F32 {
+            let (words, scales) = (MatrixMut::new(&mut words, width), MatrixMut::new(&mut scales, blocks));
+            encode(isa, precision, Matrix::new(x, cols), words, scales);
+        }
+        Self { precision, plain: x.to_vec(), cols, blocks, words, scales }
+    }
+
+    fn block(&self, block: usize) -> Activations<'_> {
+        let width = self.cols / self.blocks;
+        if self.precision == Precision::F32 {
+            return Activations::plain(Matrix::new(&self.plain, self.cols).columns(block * width, width));
+        }
+        let words = Matrix::new(&self.words, self.blocks * self.precision.words(width));
+        Activations::encoded(
+            self.precision,
+            words,
+            Matrix::new(&self.scales, self.blocks),
+            (block, self.blocks),
+        )
+    }
+}
+
+/// What a value becomes in a precision, `largest` being the largest magnitude of those that share its scale.
+fn rounded(precision: Precision, x: f32, largest: f32) -> f64 {
+    match precision {
+        Precision::F32 => f64::from(x),
+        Precision::Bf16 => {
+            f64::from(f32::from_bits((x.to_bits() + 0x7fff + (x.to_bits() >> 16 & 1)) & 0xffff_0000))
+        }
+        Precision::Int8 => {
+            let steps = if largest < 1e-30 { 0.0 } else { 127.0 / largest };
+            f64::from((x * steps).round_ties_even()) * f64::from(largest / 127.0)
+        }
+    }
+}
+
+/// Rows (of `width` values each) as a precision has them.
+fn rounded_rows(precision: Precision, x: &[f32], width: usize) -> Vec<f64> {
+    let row = |row: &[f32]| {
+        let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        row.iter().map(|&x| rounded(precision, x, largest)).collect::<Vec<_>>()
+    };
+    x.chunks(width).flat_map(row).collect()
+}
+
+#[track_caller]
+fn assert_close(got: &[f32], expected: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+        let error = (f64::from(got) - expected).abs();
+        assert!(error <= tolerance * expected.abs().max(1.0), "{what}: [{i}] is {got}, expected {expected}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn products_agree(rows in 0usize..210, inputs in 1usize..100, outputs in 1usize..150, epilogue in 0..3, seed: u64) {
+        let (x, w) = (values(seed, rows * inputs), values(seed ^ 1, outputs * inputs));
+        let (bias, residual) = (values(seed ^ 2, outputs), values(seed ^ 3, rows * outputs));
+        for precision in PRECISIONS {
+            let (wide_x, wide_w) = (rounded_rows(precision, &x, inputs), rounded_rows(precision, &w, inputs));
+            let added = if epilogue == 0 { vec![0.0; outputs] } else { wide(&bias) };
+            let mut expected = reference::linear(&wide_x, &wide_w, &added, inputs);
+            if epilogue == 2 {
+                expected.iter_mut().zip(&residual).for_each(|(x, &r)| *x += f64::from(r));
+            }
+            for isa in Isa::available() {
+                let weight = PackedWeight::new(isa, precision, &w, outputs, inputs);
+                let a = Encoded::new(isa, precision, &x, inputs, 1);
+                // Rows further apart than they are long.
+                let mut out = vec![f32::NAN; rows * (outputs + 3)];
+                let epilogue = match epilogue {
+                    0 => Epilogue::Store,
+                    1 => Epilogue::Bias(&bias),
+                    _ => Epilogue::BiasResidual(&bias, Matrix::new(&residual, outputs)),
+                };
+                multiply(&weight, a.block(0), MatrixMut::new(&mut out, outputs + 3).columns(2, outputs), epilogue);
+                let got: Vec<f32> = out.chunks(outputs + 3).flat_map(|row| row[2..2 + outputs].to_vec()).collect();
+                assert_close(&got, &expected, 1e-5, &format!("{} {precision:?}", isa.name()));
+                prop_assert!(out.chunks(outputs + 3).all(|row| row[0].is_nan() && row[outputs + 2].is_nan()));
+            }
+        }
+    }
+
+    #[test]
+    fn gated_block_diagonal_products_agree(rows in 1usize..40, blocks in 1usize..4, p in 1usize..40, q in 1usize..120, seed: u64) {
+        // Each row's blocks are scaled apart.
+        let x = values(seed, rows * blocks * p);
+        let weights = [1, 2].map(|i| values(seed ^ i, blocks * q * p));
+        for precision in PRECISIONS {
+            let wide_x = rounded_rows(precision, &x, p);
+            let [activated, gate] = [0, 1].map(|i| reference::block_diagonal(&wide_x, &rounded_rows(precision, &weights[i], p), blocks, p));
+            let expected: Vec<f64> = activated.iter().zip(&gate).map(|(&a, g)| reference::gelu(a) * g).collect();
+            for isa in Isa::available() {
+                let a = Encoded::new(isa, precision, &x, blocks * p, blocks);
+                for block in 0..blocks {
+                    let pack = |i: usize| PackedWeight::new(isa, precision, &weights[i][block * q * p..(block + 1) * q * p], q, p);
+                    let (activated, gate) = (pack(0), pack(1));
+                    let column = |row: usize| &expected[row * blocks * q + block * q..][..q];
+                    let expected: Vec<f64> = (0..rows).flat_map(column).copied().collect();
+                    let mut out = vec![f32::NAN; rows * q];
+                    let (a, what) = (a.block(block), format!("{} {precision:?}", isa.name()));
+                    multiply_gated((a, &activated), (a, &gate), GatedOutput::F32(MatrixMut::new(&mut out, q)), 0);
+                    assert_close(&out, &expected, 2e-5, &what);
+                    let mut words = vec![u32::MAX; rows * q.div_ceil(2)];
+                    multiply_gated((a, &activated), (a, &gate), GatedOutput::Bf16(MatrixMut::new(&mut words, q.div_ceil(2))), 0);
+                    let half = |(i, &x): (usize, &f32)| (words[i / q * q.div_ceil(2) + i % q / 2] >> (16 * (i % q % 2)) & 0xffff, x);
+                    for (got, x) in out.iter().enumerate().map(half) {
+                        prop_assert_eq!(f64::from(f32::from_bits(got << 16)), rounded(Precision::Bf16, x, 0.0));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_the_others(rows in 2usize..210, inputs in 1usize..80, outputs in 1usize..120, seed: u64) {
+        let (x, w) = (values(seed, rows * inputs), values(seed ^ 1, outputs * inputs));
+        for (isa, precision) in Isa::available().into_iter().flat_map(|isa| PRECISIONS.map(|precision| (isa, precision))) {
+            let weight = PackedWeight::new(isa, precision, &w, outputs, inputs);
+            let product = |x: &[f32]| {
+                let mut out = vec![f32::NAN; x.len() / inputs * outputs];
+                let a = Encoded::new(isa, precision, x, inputs, 1);
+                multiply(&weight, a.block(0), MatrixMut::new(&mut out, outputs), Epilogue::Store);
+                out
+            };
+            let (all, row) = (product(&x), seed as usize % rows);
+            let alone = product(&x[row * inputs..(row + 1) * inputs]);
+            prop_assert_eq!(bits(&alone), bits(&all[row * outputs..(row + 1) * outputs]));
+        }
+    }
+}
+
+#[test]
+fn values_that_are_not_finite_stay_in_their_row() {
+    let (rows, inputs, outputs) = (11, 20, 30);
+    let mut x = values(1, rows * inputs);
+    x[3 * inputs + 2] = f32::NAN;
+    x[5 * inputs] = f32::INFINITY;
+    x[9 * inputs + 19] = f32::NEG_INFINITY;
+    for (isa, precision) in
+        Isa::available().into_iter().flat_map(|isa| PRECISIONS.map(|precision| (isa, precision)))
+    {
+        let weight = PackedWeight::new(isa, precision, &values(2, outputs * inputs), outputs, inputs);
+        let a = Encoded::new(isa, precision, &x, inputs, 1);
+        let mut out = vec![0.0; rows * outputs];
+        multiply(&weight, a.block(0), MatrixMut::new(&mut out, outputs), Epilogue::Store);
+        for (row, out) in out.chunks_exact(outputs).enumerate() {
+            let finite = ![3, 5, 9].contains(&row);
+            assert!(out.iter().all(|y| y.is_finite() == finite), "row {row}, {} {precision:?}", isa.name());
+        }
+    }
+}
+
+/// Rows of zeros, and of values too small to scale.
+#[test]
+fn rows_without_magnitude_are_zero() {
+    for isa in Isa::available() {
+        let weight = PackedWeight::new(isa, Precision::Int8, &values(2, 7 * 5), 7, 5);
+        let x = [[0.0; 5], [1e-40; 5]].concat();
+        let a = Encoded::new(isa, Precision::Int8, &x, 5, 1);
+        let mut out = vec![f32::NAN; 14];
+        multiply(&weight, a.block(0), MatrixMut::new(&mut out, 7), Epilogue::Store);
+        assert!(out.iter().all(|y| y.abs() < 1e-30), "{out:?}");
+    }
+}
