@@ -1,5 +1,7 @@
 //! Whole products: panels by blocks of rows, and what is done with each tile's sums.
 
+use std::ops::Range;
+
 use danaus_simd::{Simd, Vectorized};
 
 use super::activations::{Activations, Precision, bf16_bits};
@@ -104,12 +106,13 @@ impl Product<'_> {
     #[inline(always)]
     fn tiles<S: Simd, D: Dot<S>>(mut self, simd: S) {
         let mut sums = [[0.0; MAX_PANEL]; MAX_ROWS];
-        for_each_tile(self.a.rows(), D::ROWS, self.weight.panels(), |rows, tile, panel| {
-            products::<S, D>(simd, self.weight, &self.a, rows.clone(), (tile, panel), &mut sums);
-            for (row, sums) in rows.zip(&mut sums) {
-                self.store(row, panel * self.weight.panel, sums);
+        // Loops, not closures: what is not inlined here is not compiled for the instruction set.
+        for place in places(self.a.rows(), D::ROWS, self.weight.panels()) {
+            products::<S, D>(simd, self.weight, &self.a, &place, &mut sums);
+            for (row, sums) in place.rows.zip(&sums) {
+                self.store(row, place.panel * self.weight.panel, sums);
             }
-        });
+        }
     }
 
     /// Writes one row of a tile, whose first output is `start`.
@@ -156,17 +159,16 @@ impl GatedProduct<'_> {
     fn tiles<S: Simd, D: Dot<S>>(mut self, simd: S) {
         let (mut activated, mut gates) = ([[0.0; MAX_PANEL]; MAX_ROWS], [[0.0; MAX_PANEL]; MAX_ROWS]);
         let (a, weight) = self.gate;
-        for_each_tile(a.rows(), D::ROWS, weight.panels(), |rows, tile, panel| {
-            let place = (tile, panel);
-            products::<S, D>(simd, self.activated.1, &self.activated.0, rows.clone(), place, &mut activated);
-            products::<S, D>(simd, weight, &a, rows.clone(), place, &mut gates);
-            let start = panel * weight.panel;
+        for place in places(a.rows(), D::ROWS, weight.panels()) {
+            products::<S, D>(simd, self.activated.1, &self.activated.0, &place, &mut activated);
+            products::<S, D>(simd, weight, &a, &place, &mut gates);
+            let start = place.panel * weight.panel;
             let count = weight.panel.min(weight.outputs - start);
-            for ((row, activated), gates) in rows.zip(&activated).zip(&mut gates) {
+            for ((row, activated), gates) in place.rows.zip(&activated).zip(&mut gates) {
                 gates.iter_mut().zip(activated).for_each(|(gate, &x)| *gate *= gelu(x));
                 self.store(row, self.start + start, &gates[..count]);
             }
-        });
+        }
     }
 
     #[inline(always)]
@@ -186,24 +188,26 @@ impl GatedProduct<'_> {
     }
 }
 
-/// Calls `work` with every tile's rows, its number within its block of rows, and its panel. Tiles of a block have the same
-/// number of rows, as far as they can: 16 rows are 8 + 8, not 9 + 7.
+/// A tile of a product: its rows, its number within its block of rows, and its panel.
+struct Place {
+    rows: Range<usize>,
+    number: usize,
+    panel: usize,
+}
+
+/// Every tile of a product of `rows` rows. Tiles of a block have the same number of rows, as far as they can: 16 rows are
+/// 8 + 8, not 9 + 7.
 #[inline(always)]
-fn for_each_tile(
-    rows: usize,
-    most: usize,
-    panels: usize,
-    mut work: impl FnMut(std::ops::Range<usize>, usize, usize),
-) {
-    for block in (0..rows).step_by(ROW_BLOCK) {
+fn places(rows: usize, most: usize, panels: usize) -> impl Iterator<Item = Place> {
+    (0..rows).step_by(ROW_BLOCK).flat_map(move |block| {
         let count = ROW_BLOCK.min(rows - block);
         let tiles = count.div_ceil(most);
-        for panel in 0..panels {
-            for tile in 0..tiles {
-                work(block + count * tile / tiles..block + count * (tile + 1) / tiles, tile, panel);
-            }
-        }
-    }
+        (0..panels * tiles).map(move |index| {
+            let (panel, number) = (index / tiles, index % tiles);
+            let rows = block + count * number / tiles..block + count * (number + 1) / tiles;
+            Place { rows, number, panel }
+        })
+    })
 }
 
 /// What a tile prefetches, a line at each step: the first three tiles of a panel (a step's words are three lines) a third of the
@@ -226,10 +230,10 @@ fn products<S: Simd, D: Dot<S>>(
     simd: S,
     weight: &PackedWeight,
     a: &Activations<'_>,
-    rows: std::ops::Range<usize>,
-    (number, panel): (usize, usize),
+    place: &Place,
     sums: &mut Sums,
 ) {
+    let &Place { ref rows, number, panel } = place;
     let steps = weight.steps();
     let size = steps * weight.panel;
     let words = &weight.words[panel * size..(panel + 1) * size];
@@ -247,7 +251,7 @@ fn products<S: Simd, D: Dot<S>>(
     );
     if let (Precision::Int8, Some(scales)) = (weight.precision, a.scales) {
         let steps = &quantised.scales[outputs];
-        for (row, sums) in rows.zip(sums) {
+        for (row, sums) in rows.clone().zip(sums) {
             let scale = scales.row(row)[0];
             sums.iter_mut().zip(steps).for_each(|(sum, step)| *sum *= scale * step);
         }

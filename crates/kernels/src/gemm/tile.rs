@@ -166,16 +166,21 @@ fn sized<S: Simd, D: Dot<S>, const ROWS: usize, const VECTORS: usize>(
     let rows: [*const u32; ROWS] = std::array::from_fn(|r| rows[r].as_ptr());
     let starts = if panel.starts.is_empty() { ptr::null() } else { panel.starts.as_ptr() };
     // SAFETY: a panel of 8-bit integers has `starts` (the packed weight's), of which each vector reads its part.
-    let start: [D::Sum; VECTORS] =
-        std::array::from_fn(|v| unsafe { D::start(simd, starts.wrapping_add(v * S::LANES)) });
+    let mut start = [unsafe { D::start(simd, starts) }; VECTORS];
+    for (v, start) in start.iter_mut().enumerate() {
+        // SAFETY: as above.
+        *start = unsafe { D::start(simd, starts.wrapping_add(v * S::LANES)) };
+    }
     let mut totals = [start; ROWS];
     let (mut words, mut ahead) = (panel.words.as_ptr(), panel.ahead);
     for k in 0..steps {
         simd.prefetch(ahead);
         ahead = ahead.wrapping_add(LINE);
-        // SAFETY: step `k` of `steps` in a panel that has that many, by the assertions above; likewise each row.
-        let weights: [S::Words; VECTORS] =
-            std::array::from_fn(|v| unsafe { simd.load_words(words.add(v * S::LANES)) });
+        let mut weights = [simd.splat_word(0); VECTORS];
+        for (v, weights) in weights.iter_mut().enumerate() {
+            // SAFETY: step `k` of `steps` in a panel that has that many, by the assertions above; likewise each row.
+            *weights = unsafe { simd.load_words(words.add(v * S::LANES)) };
+        }
         words = words.wrapping_add(width);
         for (totals, row) in totals.iter_mut().zip(rows) {
             // SAFETY: as above.
