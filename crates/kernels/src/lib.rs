@@ -20,6 +20,7 @@ mod layer_norm;
 mod math;
 mod matrix;
 pub mod old;
+mod pool;
 pub mod reference;
 mod shared;
 mod short_conv;
