@@ -58,6 +58,14 @@ impl<'a, T> Matrix<'a, T> {
         Self { data: self.data.wrapping_add(range.start * self.stride), rows: range.len(), ..self }
     }
 
+    /// The values, row by row.
+    pub fn to_vec(self) -> Vec<T>
+    where
+        T: Copy,
+    {
+        (0..self.rows).flat_map(|row| self.row(row)).copied().collect()
+    }
+
     /// Number of rows.
     #[inline(always)]
     pub fn rows(&self) -> usize {
@@ -142,6 +150,18 @@ impl<'a, T> MatrixMut<'a, T> {
     pub fn view(&self) -> Matrix<'_, T> {
         let Self { data, rows, cols, stride, .. } = *self;
         Matrix { data, rows, cols, stride, borrow: PhantomData }
+    }
+
+    /// Copies all values of `other`.
+    ///
+    /// # Panics
+    /// Where it has another shape.
+    pub fn copy_from(&mut self, other: Matrix<'_, T>)
+    where
+        T: Copy,
+    {
+        assert_eq!((other.rows, other.cols), (self.rows, self.cols), "shape");
+        (0..self.rows).for_each(|row| self.row_mut(row).copy_from_slice(other.row(row)));
     }
 
     /// Disjoint views of `count` rows each (the last of what is left), in order.

@@ -103,6 +103,15 @@ impl Isa {
         }
     }
 
+    /// Whether one instruction multiplies and sums pairs of bfloat16 values.
+    pub fn has_bf16(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => true,
+            _ => false,
+        }
+    }
+
     /// Runs `operation`, compiled for this instruction set.
     #[inline]
     pub fn run<V: Vectorized>(self, operation: V) -> V::Output {

@@ -54,6 +54,15 @@ impl<'a> Activations<'a> {
         Self { precision: Precision::F32, words: x.words(), scales: None }
     }
 
+    /// Words `[rows, words]` that need no scale: of float32 or bfloat16 activations.
+    ///
+    /// # Panics
+    /// Where the precision is 8-bit integers.
+    pub fn words(precision: Precision, words: Matrix<'a, u32>) -> Self {
+        assert!(precision != Precision::Int8, "8-bit activations have scales");
+        Self { precision, words, scales: None }
+    }
+
     /// Block `block` of what [`encode`] wrote: `words` is `[rows, blocks * words]`, `scales` `[rows, blocks]`.
     ///
     /// # Panics

@@ -108,6 +108,11 @@ impl PackedWeight {
         self.inputs
     }
 
+    /// What it was packed for.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// Memory it takes.
     pub fn bytes(&self) -> usize {
         let Quantised { scales, starts } = &self.quantised;
