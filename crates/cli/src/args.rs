@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use danaus_engine::{Device, Dtype, Padding, Pooling};
+use danaus_engine::{Device, Dtype, Isa, Padding, Pooling};
 use danaus_model::{DEFAULT_MODEL, ModelSource};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
@@ -87,6 +87,11 @@ pub struct ComputeArgs {
     /// CPU threads to compute with [default: as many as the process may use]
     #[arg(long, env = "DANAUS_THREADS", value_name = "N", value_parser = one_to(MAX_THREADS))]
     pub threads: Option<usize>,
+    /// Instruction set of the CPU to compute with: avx512, avx2 or portable [default: the best that this CPU has]
+    ///
+    /// For tests and comparisons: another one is slower, and rounds elsewhere.
+    #[arg(long, env = "DANAUS_ISA", value_name = "NAME")]
+    pub isa: Option<Isa>,
     /// What surrounds a text in the encoder: none (fast), or max-length: padded to the model's length, as the published
     /// models were trained
     ///
@@ -255,6 +260,9 @@ pub struct BenchArgs {
     /// Seconds to measure each length for, after a warm-up (at least three passes, at most 200)
     #[arg(long, env = "DANAUS_SECONDS", default_value = "3", value_name = "SECONDS", value_parser = seconds)]
     pub seconds: std::time::Duration,
+    /// Measure what the machine itself reaches, without a model: arithmetic in each precision, reading each cache and memory
+    #[arg(long, env = "DANAUS_ROOFLINE", value_parser = BoolishValueParser::new())]
+    pub roofline: bool,
     /// Print JSON
     #[arg(long, env = "DANAUS_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,

@@ -28,7 +28,7 @@ impl ComputeArgs {
             threads: self.threads,
             padding: self.padding,
             filter_cache_bytes: self.filter_cache.saturating_mul(1 << 20),
-            ..BackendOptions::default()
+            instruction_set: self.isa.map(|isa| isa.name().to_owned()),
         }
     }
 }

@@ -4,12 +4,17 @@ mod backend;
 mod cpu;
 mod device;
 mod embedding;
+mod machine;
 mod names;
 
 pub use backend::{Backend, BackendInfo, Text};
 pub use cpu::{CpuBackend, Observer};
 pub use device::{BackendOptions, Device, Dtype, load_backend};
 pub use embedding::{Padding, Pooling, finish};
+pub use machine::measure_peaks;
+
+pub use danaus_kernels::{Caches, Peaks, Rates};
+pub use danaus_simd::{Isa, IsaParseError};
 
 /// Why a backend could not be made, or would not embed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

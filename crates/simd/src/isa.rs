@@ -4,6 +4,7 @@
 //! instruction set and calls the copy that fits the CPU. The value of an [`Isa`] is a proof that the CPU has it: there is no way to make one that it lacks.
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::Simd;
 use crate::portable::Portable;
@@ -21,6 +22,20 @@ enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+}
+
+impl FromStr for Isa {
+    type Err = IsaParseError;
+    /// As [`Isa::by_name`].
+    fn from_str(name: &str) -> Result<Self, IsaParseError> {
+        Self::by_name(name)
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// A piece of code that [`Isa::run`] compiles for each instruction set.
@@ -168,6 +183,7 @@ mod tests {
     fn names_round_trip_and_unknown_ones_are_listed() {
         for isa in Isa::available() {
             assert_eq!(Isa::by_name(isa.name()), Ok(isa));
+            assert_eq!(isa.to_string().parse(), Ok(isa));
         }
         let message = Isa::by_name("mmx").unwrap_err().to_string();
         assert!(message.contains("\"mmx\"") && message.contains("portable"), "{message}");

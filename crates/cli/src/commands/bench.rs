@@ -1,5 +1,7 @@
 //! `danaus bench`
 
+mod roofline;
+
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -20,6 +22,7 @@ struct Measurement {
     length: usize,
     batch: usize,
     dtype: &'static str,
+    instruction_set: &'static str,
     threads: usize,
     median_ms: f64,
     min_ms: f64,
@@ -29,6 +32,9 @@ struct Measurement {
 }
 
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
+    if args.roofline {
+        return roofline::run(&args.compute, args.json);
+    }
     let (source, revision) = (args.model.clone(), args.revision.clone());
     let options = LoadOptions { source, revision, hub: HubOptions::from_env() };
     let (model, backend) = setup::load(&options, &args.compute)?;
@@ -78,6 +84,7 @@ fn measure(backend: &dyn Backend, texts: &[Vec<u32>], at_least: Duration) -> any
         length,
         batch: texts.len(),
         dtype: backend.info().dtype,
+        instruction_set: backend.info().instruction_set,
         threads: backend.info().threads,
         median_ms: median * 1e3,
         min_ms: times[0] * 1e3,
@@ -88,14 +95,17 @@ fn measure(backend: &dyn Backend, texts: &[Vec<u32>], at_least: Duration) -> any
 
 fn print(row: &Measurement, first: bool) -> anyhow::Result<()> {
     if first {
-        stdout::print("  length  batch   dtype  threads   median ms      min ms   tokens/s   peak MB")?;
+        stdout::print(
+            "  length  batch   dtype       isa  threads   median ms      min ms   tokens/s   peak MB",
+        )?;
     }
     let memory = row.peak_rss_mb.map_or_else(|| "-".to_owned(), |mb| format!("{mb:.0}"));
     stdout::print(format_args!(
-        "{:>8} {:>6} {:>7} {:>8} {:>11.2} {:>11.2} {:>10.0} {:>9}",
+        "{:>8} {:>6} {:>7} {:>9} {:>8} {:>11.2} {:>11.2} {:>10.0} {:>9}",
         row.length,
         row.batch,
         row.dtype,
+        row.instruction_set,
         row.threads,
         row.median_ms,
         row.min_ms,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use danaus_engine::Isa;
 use danaus_model::{HubError, HubOptions, LoadError, LoadOptions, ModelSource};
 use serde::Serialize;
 
@@ -13,6 +14,8 @@ use crate::{setup, stdout};
 struct Info {
     version: &'static str,
     cores: usize,
+    /// Instruction sets that this CPU has, the best one first.
+    instruction_sets: Vec<&'static str>,
     cache: PathBuf,
     model: String,
     #[serde(flatten)]
@@ -51,6 +54,7 @@ pub fn run(args: InfoArgs) -> anyhow::Result<()> {
     let info = Info {
         version: env!("CARGO_PKG_VERSION"),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
+        instruction_sets: Isa::available().into_iter().map(Isa::name).collect(),
         cache,
         model: offline.source.to_string(),
         loaded,

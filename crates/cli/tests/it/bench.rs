@@ -6,8 +6,17 @@ use serde_json::Value;
 
 use crate::common::{danaus, danaus_with, run, small_model};
 
-const KEYS: [&str; 8] =
-    ["length", "batch", "dtype", "threads", "median_ms", "min_ms", "tokens_per_second", "peak_rss_mb"];
+const KEYS: [&str; 9] = [
+    "length",
+    "batch",
+    "dtype",
+    "instruction_set",
+    "threads",
+    "median_ms",
+    "min_ms",
+    "tokens_per_second",
+    "peak_rss_mb",
+];
 
 #[test]
 fn measurements_as_json() {
@@ -50,6 +59,39 @@ fn what_cannot_be_measured() {
     bench("--batch 0").fails(2, &["--batch"]);
     bench("--seconds=-1").fails(2, &["--seconds"]);
     bench("--seconds nan").fails(2, &["--seconds"]);
+}
+
+#[test]
+fn the_machine_without_a_model() {
+    // A model that is not in the cache, and no network: it is not asked for.
+    let bench = |args: &str| {
+        run(&mut danaus_with("nobody/nothing".as_ref(), &format!("bench --roofline --threads 2 {args}")))
+            .exits(0)
+    };
+    let peaks: Value = serde_json::from_slice(&bench("--json --isa portable").stdout).unwrap();
+    assert_eq!((&peaks["instruction_set"], &peaks["threads"]), (&"portable".into(), &2.into()));
+    for threads in ["all_threads", "one_thread"] {
+        let rates = peaks[threads].as_object().unwrap();
+        assert_eq!(rates.len(), 7, "{peaks}");
+        assert!(rates.values().all(|rate| rate.as_f64().is_some_and(|rate| rate > 0.0)), "{peaks}");
+    }
+    let text = bench("").text();
+    assert_eq!(text.lines().count(), 9, "{text}");
+    assert!(
+        ["2 threads", "int8, GOP/s", "reading memory, GB/s"].iter().all(|part| text.contains(part)),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_instruction_set_that_was_asked_for() {
+    let bench = |name: &str| {
+        let mut bench = danaus_with(small_model(), "bench --json --lengths 2 --seconds 0");
+        run(bench.env("DANAUS_ISA", name))
+    };
+    let measurements: Value = serde_json::from_slice(&bench("portable").exits(0).stdout).unwrap();
+    assert_eq!(measurements[0]["instruction_set"], "portable");
+    bench("mmx").fails(2, &["--isa", "\"mmx\" is unknown or not on this CPU", "portable"]);
 }
 
 /// Of the real shape where no model is named: nothing has to be downloaded first.

@@ -26,6 +26,7 @@ fn the_model_the_machine_and_the_build() {
     }
     assert!(info["cores"].as_u64().is_some_and(|cores| cores > 0), "{info}");
     assert!(info["instruction_set"].as_str().is_some_and(|name| !name.is_empty()), "{info}");
+    assert_eq!(info["instruction_sets"][0], info["instruction_set"], "the best one");
     let text = run(&mut danaus_with(small_model(), "info")).exits(0).text();
     for (name, value) in [("dimension", "64"), ("max tokens", "300"), ("synthetic", "true")] {
         assert!(

@@ -70,8 +70,10 @@ pub fn read<T: for<'de> Deserialize<'de>>(path: &str) -> T {
     serde_json::from_slice(&std::fs::read(fixture(path)).unwrap()).unwrap()
 }
 
+/// A backend on the instruction set that `DANAUS_ISA` names, or else the CPU's best.
 pub fn backend(model: &LoadedModel, padding: Padding) -> CpuBackend {
-    CpuBackend::new(model, &BackendOptions { padding, ..BackendOptions::default() }).unwrap()
+    let instruction_set = std::env::var("DANAUS_ISA").ok();
+    CpuBackend::new(model, &BackendOptions { padding, instruction_set, ..BackendOptions::default() }).unwrap()
 }
 
 /// A backend for each instruction set of this machine.
