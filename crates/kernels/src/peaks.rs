@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use danaus_simd::{Simd, Vectorized};
 
+use crate::buffer::Buffer;
 use crate::compute::Compute;
 
 /// Vectors of the second operand in a tile of accumulators.
@@ -29,9 +30,6 @@ const ROUNDS_TIME: Duration = Duration::from_millis(40);
 
 /// Bytes that a task reads of a buffer that all threads share.
 const CHUNK_BYTES: usize = 256 << 10;
-
-/// Bytes of a cache line, and of the longest vector.
-const LINE_BYTES: usize = 64;
 
 /// Most bytes that are read as "memory", whatever the size of the last-level cache.
 const MOST_MEMORY_BYTES: usize = 512 << 20;
@@ -87,10 +85,10 @@ pub fn measure(compute: &Compute) -> Peaks {
     let caches = Caches::of_this_machine();
     let memory = (4 * caches.last_level_bytes).clamp(64 << 20, MOST_MEMORY_BYTES);
     // Written to, since memory that never was may be one page of zeros, however long.
-    let buffer: Vec<f32> = (0..(memory + LINE_BYTES) / size_of::<f32>()).map(|i| (i % 7) as f32).collect();
-    let buffer = from_line_start(&buffer);
+    let mut buffer = Buffer::<f32>::zeroed(memory / size_of::<f32>());
+    buffer.iter_mut().enumerate().for_each(|(i, value)| *value = (i % 7) as f32);
     let rates = |compute: &Compute, parallel: bool| {
-        let bench = Bench { compute, parallel, buffer };
+        let bench = Bench { compute, parallel, buffer: &buffer };
         Rates {
             f32_gflops: bench.arithmetic::<Float32>(),
             bf16_gflops: bench.arithmetic::<Bfloat16>(),
@@ -136,11 +134,6 @@ fn bytes(size: &str) -> Option<usize> {
     digits.parse::<usize>().ok()?.checked_mul(unit)
 }
 
-/// `values` from the first that begins a cache line: vectors that cross lines are read at half the speed.
-fn from_line_start<T>(values: &[T]) -> &[T] {
-    &values[values.as_ptr().align_offset(LINE_BYTES)..]
-}
-
 /// How one column of the table is measured.
 struct Bench<'a> {
     compute: &'a Compute,
@@ -157,10 +150,9 @@ impl Bench<'_> {
     /// 10^9 operations a second.
     fn arithmetic<P: Precision>(&self) -> f64 {
         let isa = self.compute.isa();
-        let words = isa.run(TileWords);
-        let operands = vec![P::ONES; words + LINE_BYTES / size_of::<u32>()];
-        let operands = &from_line_start(&operands)[..words];
-        let tile = |passes| isa.run(Tile::<P> { operands, passes, precision: PhantomData });
+        let mut operands = Buffer::zeroed(isa.run(TileWords));
+        operands.fill(P::ONES);
+        let tile = |passes| isa.run(Tile::<P> { operands: &operands, passes, precision: PhantomData });
         self.repeated(tile)
     }
 
