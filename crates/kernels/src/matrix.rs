@@ -88,6 +88,10 @@ impl<'a, T> Matrix<'a, T> {
         // SAFETY: the row is within what the view borrows, by the assertion and the checks in `new`, `columns` and `slice`.
         unsafe { std::slice::from_raw_parts(self.data.add(index * self.stride), self.cols) }
     }
+
+    pub(crate) fn into_parts(self) -> (*const T, usize, usize, usize) {
+        (self.data, self.rows, self.cols, self.stride)
+    }
 }
 
 impl<'a> Matrix<'a> {

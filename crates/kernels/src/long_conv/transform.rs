@@ -1,0 +1,337 @@
+//! The convolution of one panel (a vector of channels) as a product of polynomials modulo `z^length - i`.
+//!
+//! Going down the tree of a [`Plan`], a node's polynomial is reduced modulo the factors of its modulus; at the leaves,
+//! whose factors are of first degree, it is multiplied with the filter's; and on the way up the factors' residues are put
+//! together again. That is a Fourier transform without its bit reversal: every node has one root, so that its twiddle
+//! factors are the same for all of its points.
+
+use danaus_simd::Simd;
+
+use super::butterfly::{Complex, dft};
+use super::plan::{LEAF, Level, Plan};
+use super::rows::{Rows, Sink};
+
+/// Points `[point][real, imaginary][lane]`.
+#[derive(Clone, Copy)]
+pub(super) struct Points<S: Simd> {
+    pub(super) simd: S,
+    pub(super) data: *mut f32,
+}
+
+impl<S: Simd> Points<S> {
+    /// Values that a point takes.
+    pub(super) const VALUES: usize = 2 * S::LANES;
+
+    /// The points from `start` on that are `step` apart.
+    ///
+    /// # Safety
+    /// They are readable and initialised.
+    #[inline(always)]
+    unsafe fn load<const R: usize>(self, start: usize, step: usize) -> [Complex<S>; R] {
+        let mut v = [Complex::zero(self.simd); R];
+        for (k, v) in v.iter_mut().enumerate() {
+            // SAFETY: the caller's.
+            unsafe {
+                let point = self.data.add((start + k * step) * Self::VALUES);
+                *v = Complex { re: self.simd.load(point), im: self.simd.load(point.add(S::LANES)) };
+            }
+        }
+        v
+    }
+
+    /// Writes to the points from `start` on that are `step` apart.
+    ///
+    /// # Safety
+    /// They are writable.
+    #[inline(always)]
+    unsafe fn store<const R: usize>(self, start: usize, step: usize, v: &[Complex<S>; R]) {
+        for (k, v) in v.iter().enumerate() {
+            // SAFETY: the caller's.
+            unsafe {
+                let point = self.data.add((start + k * step) * Self::VALUES);
+                self.simd.store(v.re, point);
+                self.simd.store(v.im, point.add(S::LANES));
+            }
+        }
+    }
+
+    /// The points from `index` on.
+    ///
+    /// # Safety
+    /// There are as many.
+    #[inline(always)]
+    unsafe fn from(self, index: usize) -> Self {
+        // SAFETY: the caller's.
+        Self { data: unsafe { self.data.add(index * Self::VALUES) }, ..self }
+    }
+}
+
+/// What the tree's root is given.
+#[derive(Clone, Copy)]
+pub(super) enum Source {
+    /// A text: real, of at most as many rows as there are points.
+    Text(Rows),
+    /// A filter's taps.
+    Taps(Taps),
+}
+
+/// The taps of a filter of `length` points: the real parts are the forward ones; the imaginary parts, which the modulus
+/// takes for `z^length` and above, the reverse ones from the last to the first, negative since `z^(2 length)` is -1.
+#[derive(Clone, Copy)]
+pub(super) struct Taps {
+    pub(super) forward: Rows,
+    pub(super) reverse: Rows,
+    /// The first forward tap and the skip connection together.
+    pub(super) first: *const f32,
+    pub(super) length: usize,
+}
+
+impl Taps {
+    /// # Safety
+    /// As for [`Rows::load`]; and `first` is a readable vector.
+    #[inline(always)]
+    unsafe fn load<S: Simd>(self, simd: S, index: usize) -> Complex<S> {
+        let scale = simd.splat(1.0 / self.length as f32);
+        // SAFETY: the caller's.
+        unsafe {
+            if index == 0 {
+                // The reverse tap beside it, at distance `length`, reaches no token.
+                return Complex { re: simd.mul(scale, simd.load(self.first)), im: simd.splat(0.0) };
+            }
+            let re = self.forward.load(simd, index);
+            let im = self.reverse.load(simd, self.length - 1 - index);
+            Complex { re: simd.mul(scale, re), im: simd.mul(simd.splat(-1.0 / self.length as f32), im) }
+        }
+    }
+}
+
+/// Transforms a text, multiplies it with a filter and transforms it back, by way of `points`.
+///
+/// # Safety
+/// `points` are as many as the plan's, writable; `filter` as many, made by [`spectrum`]; `text` and `sink` are what their
+/// methods ask for.
+#[inline(always)]
+pub(super) unsafe fn convolve<S: Simd>(
+    plan: &Plan,
+    points: Points<S>,
+    filter: *const f32,
+    text: Rows,
+    sink: Sink,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        first_level(plan, points, Source::Text(text));
+        descend(plan, points, filter, true);
+        match plan.top.radix {
+            4 => last_level::<S, 4>(plan, points, sink),
+            6 => last_level::<S, 6>(plan, points, sink),
+            8 => last_level::<S, 8>(plan, points, sink),
+            _ => unreachable!(),
+        }
+    }
+}
+
+/// Transforms a filter's taps to `points`.
+///
+/// # Safety
+/// `points` are as many as the plan's, writable; `taps` are what their methods ask for.
+#[inline(always)]
+pub(super) unsafe fn spectrum<S: Simd>(plan: &Plan, points: Points<S>, taps: Taps) {
+    // SAFETY: the caller's.
+    unsafe {
+        first_level(plan, points, Source::Taps(taps));
+        descend(plan, points, points.data, false);
+    }
+}
+
+/// # Safety
+/// `points` are as many as the plan's, writable; the source is what its methods ask for.
+#[inline(always)]
+unsafe fn first_level<S: Simd>(plan: &Plan, points: Points<S>, source: Source) {
+    // SAFETY: the caller's.
+    unsafe {
+        match plan.top.radix {
+            4 => root::<S, 4>(plan, points, source),
+            6 => root::<S, 6>(plan, points, source),
+            8 => root::<S, 8>(plan, points, source),
+            _ => unreachable!(),
+        }
+    }
+}
+
+/// The root's butterflies, from where the source lies.
+///
+/// # Safety
+/// As for [`first_level`].
+#[inline(always)]
+unsafe fn root<S: Simd, const R: usize>(plan: &Plan, points: Points<S>, source: Source) {
+    let simd = points.simd;
+    let (child, twiddles) = (plan.length() / R, plan.top.twiddles(0));
+    for j in 0..child {
+        let mut v = [Complex::zero(simd); R];
+        // SAFETY: the caller's; every index is less than R * child, the plan's length.
+        unsafe {
+            match source {
+                Source::Text(rows) => {
+                    v[0].re = rows.load(simd, j);
+                    for (k, v) in v.iter_mut().enumerate().skip(1) {
+                        let x = rows.load(simd, k * child + j);
+                        let twiddle = Complex::twiddle(simd, twiddles, k - 1);
+                        *v = Complex { re: simd.mul(x, twiddle.re), im: simd.mul(x, twiddle.im) };
+                    }
+                }
+                Source::Taps(taps) => {
+                    v[0] = taps.load(simd, j);
+                    for (k, v) in v.iter_mut().enumerate().skip(1) {
+                        let twiddle = Complex::twiddle(simd, twiddles, k - 1);
+                        *v = taps.load(simd, k * child + j).mul::<false>(simd, twiddle);
+                    }
+                }
+            }
+            dft::<S, R, false>(simd, &mut v);
+            points.store(j, child, &v);
+        }
+    }
+}
+
+/// The root's butterflies on the way back: the real parts, to where the results go.
+///
+/// # Safety
+/// `points` are as many as the plan's, readable; the sink is what its method asks for.
+#[inline(always)]
+unsafe fn last_level<S: Simd, const R: usize>(plan: &Plan, points: Points<S>, sink: Sink) {
+    let simd = points.simd;
+    let (child, twiddles) = (plan.length() / R, plan.top.twiddles(0));
+    // Results beyond the text are of no use.
+    for j in 0..child.min(sink.count) {
+        // SAFETY: the caller's; every index is less than R * child, the plan's length.
+        unsafe {
+            let mut v = points.load::<R>(j, child);
+            dft::<S, R, true>(simd, &mut v);
+            sink.write(simd, j, v[0].re);
+            for (k, v) in v.iter().enumerate().skip(1) {
+                let twiddle = Complex::twiddle(simd, twiddles, k - 1);
+                let re = simd.mul_add(v.im, twiddle.im, simd.mul(v.re, twiddle.re));
+                sink.write(simd, k * child + j, re);
+            }
+        }
+    }
+}
+
+/// All levels but the root, depth first: a node's points stay in the nearest cache that holds them while its descendants
+/// are worked on. With `product`, multiplied with the filter at the leaves and up again; else only down.
+///
+/// # Safety
+/// As for [`convolve`].
+#[inline(always)]
+unsafe fn descend<S: Simd>(plan: &Plan, points: Points<S>, filter: *const f32, product: bool) {
+    let length = plan.length();
+    let block = plan.middle.last().map_or(length, |level| level.points);
+    for start in (0..length).step_by(block) {
+        let end = start + block;
+        // SAFETY: the caller's; nodes and leaves are within the plan's length, which their sizes divide.
+        unsafe {
+            for level in plan.middle.iter().filter(|level| start.is_multiple_of(level.points)) {
+                node::<S, false>(level, start / level.points, points);
+            }
+            if product {
+                leaves::<S, true>(&plan.leaves, start..end, points, filter);
+            } else {
+                leaves::<S, false>(&plan.leaves, start..end, points, filter);
+                continue;
+            }
+            for level in plan.middle.iter().rev().filter(|level| end.is_multiple_of(level.points)) {
+                node::<S, true>(level, end / level.points - 1, points);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The node's points are readable and writable.
+#[inline(always)]
+unsafe fn node<S: Simd, const INVERSE: bool>(level: &Level, index: usize, points: Points<S>) {
+    // SAFETY: the caller's.
+    unsafe {
+        let points = points.from(index * level.points);
+        match level.radix {
+            4 => butterflies::<S, 4, INVERSE>(level, index, points),
+            8 => butterflies::<S, 8, INVERSE>(level, index, points),
+            _ => unreachable!(),
+        }
+    }
+}
+
+/// # Safety
+/// The node's points are readable and writable.
+#[inline(always)]
+unsafe fn butterflies<S: Simd, const R: usize, const INVERSE: bool>(
+    level: &Level,
+    index: usize,
+    points: Points<S>,
+) {
+    let simd = points.simd;
+    let (child, twiddles) = (level.points / R, level.twiddles(index));
+    for j in 0..child {
+        // SAFETY: the caller's; every index is less than R * child, the node's points.
+        unsafe {
+            let mut v = points.load::<R>(j, child);
+            butterfly::<S, R, INVERSE>(simd, &mut v, twiddles);
+            points.store(j, child, &v);
+        }
+    }
+}
+
+/// A node's butterfly: twiddle factors and transform, or the inverse transform and the factors' conjugates.
+///
+/// # Safety
+/// There are R - 1 twiddle factors.
+#[inline(always)]
+unsafe fn butterfly<S: Simd, const R: usize, const INVERSE: bool>(
+    simd: S,
+    v: &mut [Complex<S>; R],
+    twiddles: *const f32,
+) {
+    if INVERSE {
+        dft::<S, R, INVERSE>(simd, v);
+    }
+    for (k, v) in v.iter_mut().enumerate().skip(1) {
+        // SAFETY: the caller's.
+        let twiddle = unsafe { Complex::twiddle(simd, twiddles, k - 1) };
+        *v = v.mul::<INVERSE>(simd, twiddle);
+    }
+    if !INVERSE {
+        dft::<S, R, INVERSE>(simd, v);
+    }
+}
+
+/// The leaves of the points in `range`: with `PRODUCT`, there and back, multiplied with the filter in between.
+///
+/// # Safety
+/// The points are readable and writable, and with `PRODUCT` the filter's are readable.
+#[inline(always)]
+unsafe fn leaves<S: Simd, const PRODUCT: bool>(
+    level: &Level,
+    range: std::ops::Range<usize>,
+    points: Points<S>,
+    filter: *const f32,
+) {
+    let simd = points.simd;
+    let mut twiddles = level.twiddles(range.start / LEAF);
+    let filter = Points { simd, data: filter.cast_mut() };
+    for start in range.step_by(LEAF) {
+        // SAFETY: the caller's; the filter's points are only read.
+        unsafe {
+            let mut v = points.load::<LEAF>(start, 1);
+            butterfly::<S, LEAF, false>(simd, &mut v, twiddles);
+            if PRODUCT {
+                for (v, h) in v.iter_mut().zip(filter.load::<LEAF>(start, 1)) {
+                    *v = v.mul::<false>(simd, h);
+                }
+                butterfly::<S, LEAF, true>(simd, &mut v, twiddles);
+            }
+            points.store(start, 1, &v);
+            twiddles = twiddles.add(2 * (LEAF - 1));
+        }
+    }
+}
