@@ -84,14 +84,15 @@ class Model:
         return F.normalize(h.sum(1) / mask.sum(1, keepdim=True), dim=1)
 
 
-def bench(model, lengths, batch):
+def bench(model, lengths, batch, passes):
     generator = torch.Generator().manual_seed(0)
     for T in lengths:
         ids = torch.randint(1000, 30000, (batch, T), generator=generator).to(model.device)
         mask = torch.ones(batch, T, device=model.device)
         model.embed(ids, mask).cpu()
         times, began = [], time.perf_counter()
-        while len(times) < 3 or (len(times) < 30 and time.perf_counter() - began < 5):
+        more = lambda: len(times) < passes if passes else len(times) < 3 or (len(times) < 30 and time.perf_counter() - began < 5)
+        while more():
             start = time.perf_counter()
             model.embed(ids, mask).cpu()  # waits for the device
             times.append(time.perf_counter() - start)
@@ -135,6 +136,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("lengths", nargs="*", type=int)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--passes", type=int, help="at each length, after the first [default: 3 to 30, in about 5 seconds]")
     parser.add_argument("--cache-filters", action="store_true")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     parser.add_argument("--bf16", action="store_true", help="bf16 in the linear layers")
@@ -146,4 +148,4 @@ if __name__ == "__main__":
     if args.serve:
         serve(model, args.tokenizer, args.port)
     else:
-        bench(model, args.lengths or [8, 16, 32, 128, 512, 2048], args.batch)
+        bench(model, args.lengths or [8, 16, 32, 128, 512, 2048], args.batch, args.passes)
