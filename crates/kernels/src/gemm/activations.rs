@@ -134,9 +134,10 @@ pub(crate) fn bf16_bits(x: f32) -> u32 {
     if x.is_nan() { 0x7fc0 } else { rounded }
 }
 
-struct ToBf16<'a> {
-    x: &'a [f32],
-    words: &'a mut [u32],
+/// Rounds a row of values to words of bfloat16; those that fill up the last word are zero.
+pub(super) struct ToBf16<'a> {
+    pub x: &'a [f32],
+    pub words: &'a mut [u32],
 }
 
 impl Vectorized for ToBf16<'_> {
@@ -153,6 +154,8 @@ impl Vectorized for ToBf16<'_> {
     }
 }
 
+/// Rounds a row of values to words of unsigned 8-bit integers, 128 for zero. A value that is not finite makes the scale, and
+/// with it the row's results, not finite.
 struct ToInt8<'a> {
     x: &'a [f32],
     words: &'a mut [u32],
@@ -163,21 +166,51 @@ impl Vectorized for ToInt8<'_> {
     type Output = f32;
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> f32 {
-        // As integers, magnitudes are in order, with infinity above all numbers and NaN above that.
-        let largest = self.x.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
-        let largest = f32::from_bits(largest);
-        let steps = if largest < 1e-30 { 0.0 } else { 127.0 / largest };
-        let byte = |x: f32| (x * steps + (ROUND + ZERO_POINT)).to_bits() & 0xff;
-        let quads = self.x.chunks_exact(4);
-        let rest = quads.remainder();
-        if let (false, Some(word)) = (rest.is_empty(), self.words.last_mut()) {
-            *word = rest.iter().rev().fold(0, |word, &x| word << 8 | byte(x));
-        }
-        for (word, quad) in self.words.iter_mut().zip(quads) {
-            *word = byte(quad[0]) | byte(quad[1]) << 8 | byte(quad[2]) << 16 | byte(quad[3]) << 24;
-        }
-        // Infinity and NaN make the scale, and so the row's results, not finite.
-        if largest.is_finite() { largest / 127.0 } else { f32::NAN }
+        let (steps, scale) = steps(self.x);
+        pack_bytes(self.x, self.words, |x| (x * steps + (ROUND + ZERO_POINT)).to_bits() & 0xff);
+        scale
+    }
+}
+
+/// Rounds a row of finite values to words of signed 8-bit integers; those that fill up the last word are zero.
+pub(super) struct ToSignedInt8<'a> {
+    pub x: &'a [f32],
+    pub words: &'a mut [u32],
+}
+
+impl Vectorized for ToSignedInt8<'_> {
+    /// The value of a step, and the sum of the integers.
+    type Output = (f32, i32);
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> (f32, i32) {
+        let (steps, scale) = steps(self.x);
+        let rounded = |x: f32| (x * steps + ROUND).to_bits();
+        pack_bytes(self.x, self.words, |x| rounded(x) & 0xff);
+        let sum = self.x.iter().map(|&x| rounded(x).wrapping_sub(ROUND.to_bits()).cast_signed()).sum();
+        (scale, sum)
+    }
+}
+
+/// Steps to a unit, and the value of a step, for 127 steps to the largest magnitude of `x`.
+#[inline(always)]
+fn steps(x: &[f32]) -> (f32, f32) {
+    // As integers, magnitudes are in order, with infinity above all numbers and NaN above that.
+    let largest = x.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
+    let largest = f32::from_bits(largest);
+    let steps = if largest < 1e-30 { 0.0 } else { 127.0 / largest };
+    (steps, if largest.is_finite() { largest / 127.0 } else { f32::NAN })
+}
+
+/// Packs a byte for each value, four to a word.
+#[inline(always)]
+fn pack_bytes(x: &[f32], words: &mut [u32], byte: impl Fn(f32) -> u32) {
+    let quads = x.chunks_exact(4);
+    let rest = quads.remainder();
+    if let (false, Some(word)) = (rest.is_empty(), words.last_mut()) {
+        *word = rest.iter().rev().fold(0, |word, &x| word << 8 | byte(x));
+    }
+    for (word, quad) in words.iter_mut().zip(quads) {
+        *word = byte(quad[0]) | byte(quad[1]) << 8 | byte(quad[2]) << 16 | byte(quad[3]) << 24;
     }
 }
 

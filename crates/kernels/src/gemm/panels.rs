@@ -2,7 +2,7 @@
 
 use danaus_simd::{Isa, Simd, Vectorized};
 
-use super::activations::{Precision, bf16_bits};
+use super::activations::{Precision, ToBf16, ToSignedInt8};
 use super::tile::panel_width;
 use crate::buffer::Buffer;
 
@@ -63,28 +63,19 @@ impl PackedWeight {
     fn pack_panel(&mut self, index: usize, rows: &[f32]) {
         let steps = self.steps();
         let words = &mut self.words[index * self.panel * steps..(index + 1) * self.panel * steps];
+        let mut row_words = vec![0; steps];
         for (lane, row) in rows.chunks_exact(self.inputs).enumerate() {
-            let column = words[lane..].iter_mut().step_by(self.panel);
             match self.precision {
-                Precision::F32 => column.zip(row).for_each(|(word, x)| *word = x.to_bits()),
-                Precision::Bf16 => column.zip(row.chunks(2)).for_each(|(word, pair)| {
-                    *word = bf16_bits(pair[0]) | pair.get(1).map_or(0, |&x| bf16_bits(x) << 16);
-                }),
+                Precision::F32 => row_words.iter_mut().zip(row).for_each(|(word, x)| *word = x.to_bits()),
+                Precision::Bf16 => self.isa.run(ToBf16 { x: row, words: &mut row_words }),
                 Precision::Int8 => {
-                    let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-                    let steps = if largest < 1e-30 { 0.0 } else { 127.0 / largest };
-                    let step = |&x: &f32| (x * steps).round_ties_even() as i8;
-                    column.zip(row.chunks(4)).for_each(|(word, quad)| {
-                        *word = quad
-                            .iter()
-                            .rev()
-                            .fold(0, |word, x| word << 8 | u32::from(step(x).cast_unsigned()));
-                    });
                     let at = index * self.panel + lane;
-                    self.quantised.scales[at] = largest / 127.0;
-                    self.quantised.starts[at] = -128 * row.iter().map(|x| i32::from(step(x))).sum::<i32>();
+                    let (scale, sum) = self.isa.run(ToSignedInt8 { x: row, words: &mut row_words });
+                    self.quantised.scales[at] = scale;
+                    self.quantised.starts[at] = -128 * sum;
                 }
             }
+            words[lane..].iter_mut().step_by(self.panel).zip(&row_words).for_each(|(to, &word)| *to = word);
         }
     }
 
