@@ -24,10 +24,10 @@ struct Row<'a> {
 impl Vectorized for Row<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, simd: S) {
         let (activated, gate) = self.x.split_at(self.out.len());
         for ((out, &a), gate) in self.out.iter_mut().zip(activated).zip(gate) {
-            *out = gelu(a) * gate;
+            *out = gelu(simd, a) * gate;
         }
     }
 }

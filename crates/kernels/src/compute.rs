@@ -32,8 +32,8 @@ impl Compute {
         self.pool.threads()
     }
 
-    /// Runs `work` on this thread with the other threads to itself: passes that several threads start at once take turns
-    /// as wholes, not region by region. Inside `work` it may be called again.
+    /// Runs `work` on this thread with the other threads to itself: passes that several threads start at once take
+    /// turns as wholes, not region by region. Inside `work` it may be called again.
     ///
     /// Tasks of two `Compute`s must not wait for each other's turns.
     pub fn enter<R>(&self, work: impl FnOnce() -> R) -> R {
@@ -43,7 +43,8 @@ impl Compute {
     /// Runs `task(0)` to `task(count - 1)`, in any order, on all threads; inside a task, on that task's thread.
     ///
     /// # Panics
-    /// Where a task does, with what one of them said, after all that had begun have ended; others may then be left out.
+    /// Where a task does, with what one of them said, after all that had begun have ended; others may then be left
+    /// out.
     pub fn for_each(&self, count: usize, task: impl Fn(usize) + Sync + Send) {
         match count {
             0 => {}
@@ -53,9 +54,9 @@ impl Compute {
         }
     }
 
-    /// Gives each of `items` to one call of `task`, in any order, on all threads; inside a task, on that task's thread. The
-    /// second argument is the thread's number, below [`threads`](Compute::threads): no two calls that run at the same
-    /// time have the same one, unless one runs inside the other.
+    /// Gives each of `items` to one call of `task`, in any order, on all threads; inside a task, on that task's
+    /// thread. The second argument is the thread's number, below [`threads`](Compute::threads): no two calls that
+    /// run at the same time have the same one, unless one runs inside the other.
     ///
     /// # Panics
     /// As [`for_each`](Compute::for_each).

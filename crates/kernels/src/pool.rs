@@ -1,28 +1,30 @@
 //! Threads for parallel regions of a few microseconds.
 //!
-//! A pool of N threads is N - 1 workers and whoever calls. A region is a number of tasks, which all of them claim from one
-//! counter. Workers that wait for a region spin for some tens of microseconds and then sleep, so an idle pool costs
-//! nothing. The caller never waits for a worker that has not started: when no task is left to claim it closes the region,
-//! and waits for those only that had entered. On a machine with more to do than it has cores, a region thus ends when its
-//! tasks have, whichever workers the system happens to run.
+//! A pool of N threads is N - 1 workers and whoever calls. A region is a number of tasks, which all of them claim
+//! from one counter. Workers that wait for a region spin for some tens of microseconds and then sleep, so an idle
+//! pool costs nothing. The caller never waits for a worker that has not started: when no task is left to claim it
+//! closes the region, and waits for those only that had entered. On a machine with more to do than it has cores, a
+//! region thus ends when its tasks have, whichever workers the system happens to run.
 //!
 //! # Why it is sound
-//! All that the threads agree on is in one word, the *gate*: how many workers may still enter the region (permits), how many
-//! are in it (entered), and which region it is. Three facts suffice.
+//! All that the threads agree on is in one word, the *gate*: how many workers may still enter the region (permits),
+//! how many are in it (entered), and which region it is. Three facts suffice.
 //!
-//! - **One owner.** Regions are opened by the thread that holds `turn`, so opening and closing are never concurrent. A
-//!   worker changes the gate only by exchanging a permit for an entry and by giving up its entry.
-//! - **The job is written only while nobody can read it.** The owner writes it while permits and entered are zero. A worker
-//!   reads it after its exchange, which acquires what the opening store released (other workers' exchanges in between are
-//!   read-modify-writes, which continue the release sequence). Once permits are zero again nobody enters; each worker
-//!   that leaves releases, and the owner acquires the zero that the last one leaves: all that they wrote is visible to it, and
-//!   the closure they borrowed is theirs no more. The exchange compares the whole word, but nothing depends on the
-//!   region's number: a worker that slept while it wrapped around enters a region that is open, which is all it needs.
-//! - **Nobody sleeps through his own call.** A worker declares itself parked and then looks at the gate; the owner opens the
-//!   gate and then looks who is parked. All four are sequentially consistent, so at least one sees the other. (Were it
-//!   missed, the region would lack a worker and be none the less complete.) The owner that waits for the last worker sets a bit in the
-//!   gate while it holds `done`'s lock, and waits on its condition; a worker that leaves as the last and finds the bit takes the
-//!   lock before it notifies, so it cannot notify between the owner's look and its wait.
+//! - **One owner.** Regions are opened by the thread that holds `turn`, so opening and closing are never concurrent.
+//!   A worker changes the gate only by exchanging a permit for an entry and by giving up its entry.
+//! - **The job is written only while nobody can read it.** The owner writes it while permits and entered are zero. A
+//!   worker reads it after its exchange, which acquires what the opening store released (other workers' exchanges in
+//!   between are read-modify-writes, which continue the release sequence). Once permits are zero again nobody
+//!   enters; each worker that leaves releases, and the owner acquires the zero that the last one leaves: all that
+//!   they wrote is visible to it, and the closure they borrowed is theirs no more. The exchange compares the whole
+//!   word, but nothing depends on the region's number: a worker that slept while it wrapped around enters a region
+//!   that is open, which is all it needs.
+//! - **Nobody sleeps through his own call.** A worker declares itself parked and then looks at the gate; the owner
+//!   opens the gate and then looks who is parked. All four are sequentially consistent, so at least one sees the
+//!   other. (Were it missed, the region would lack a worker and be none the less complete.) The owner that waits for
+//!   the last worker sets a bit in the gate while it holds `done`'s lock, and waits on its condition; a worker that
+//!   leaves as the last and finds the bit takes the lock before it notifies, so it cannot notify between the owner's
+//!   look and its wait.
 
 use std::any::Any;
 use std::cell::{RefCell, UnsafeCell};
@@ -93,8 +95,8 @@ struct Job {
     count: usize,
 }
 
-// SAFETY: `job` is the only part that is not `Sync` by itself, and it is accessed as the module's documentation says; what it
-// points to is `Sync`.
+// SAFETY: `job` is the only part that is not `Sync` by itself, and it is accessed as the module's documentation
+// says; what it points to is `Sync`.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
@@ -142,8 +144,9 @@ impl Pool {
         work()
     }
 
-    /// Calls `task` with each index below `count` and the calling thread's number, which is below `threads` and differs
-    /// from that of every call at the same time. Inside a task, the calls are made one after the other on its own thread.
+    /// Calls `task` with each index below `count` and the calling thread's number, which is below `threads` and
+    /// differs from that of every call at the same time. Inside a task, the calls are made one after the other on
+    /// its own thread.
     pub(crate) fn for_each(&self, count: usize, task: &Task<'_>) {
         match Frame::find(self.id()) {
             None => self.enter(|| self.for_each(count, task)),
@@ -158,11 +161,12 @@ impl Pool {
     /// One parallel region, by the thread that holds `turn`, outside any task.
     fn region(&self, count: usize, task: &Task<'_>) {
         let shared = &*self.shared;
-        // SAFETY: the lifetime ends after this function returns, and by then no worker has the pointer: `close` has waited for
-        // all that entered.
+        // SAFETY: the lifetime ends after this function returns, and by then no worker has the pointer: `close` has
+        // waited for all that entered.
         let task = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
         let job = Job { task, count };
-        // SAFETY: the last region was closed and its workers have left, and this thread has the turn: nobody reads the job.
+        // SAFETY: the last region was closed and its workers have left, and this thread has the turn: nobody reads
+        // the job.
         unsafe { *shared.job.get() = job };
         shared.next.0.store(0, Ordering::Relaxed);
         let wanted = self.workers.len().min(count - 1);

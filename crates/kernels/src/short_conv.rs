@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use danaus_simd::{Simd, Vectorized};
+use danaus_simd::{Isa, Simd, Vectorized};
 
 use crate::compute::Compute;
 use crate::matrix::MatrixMut;
@@ -32,8 +32,8 @@ impl ShortFilter {
     }
 }
 
-/// `x[i] = w0 * x[i-2] + w1 * x[i-1] + w2 * x[i] + bias`, channel by channel, in place; nothing crosses from one text to
-/// the next. `x` is `[tokens, C]`.
+/// `x[i] = w0 * x[i-2] + w1 * x[i-1] + w2 * x[i] + bias`, channel by channel, in place; nothing crosses from one
+/// text to the next. `x` is `[tokens, C]`.
 ///
 /// # Panics
 /// Where the texts have more rows than the matrix or the channels disagree.
@@ -63,7 +63,8 @@ impl Vectorized for Columns<'_> {
         let (start, count) = (self.columns.start, self.columns.len());
         let [w0, w1, w2] = self.filter.taps.each_ref().map(|tap| &tap[self.columns.clone()]);
         let bias = &self.filter.bias[self.columns.clone()];
-        // SAFETY: tasks have different texts, which are disjoint, or disjoint columns; and the rows held at a time are different ones.
+        // SAFETY: tasks have different texts, which are disjoint, or disjoint columns; and the rows held at a time
+        // are different ones.
         let row = |i: usize| unsafe { self.x.row(i, start, count) };
         // From the last token to the first, so that a token's predecessors still hold their inputs.
         for i in self.text.clone().rev() {
@@ -86,4 +87,124 @@ impl Vectorized for Columns<'_> {
             }
         }
     }
+}
+
+/// Channels whose two last inputs stay in registers while the tokens go by.
+const STRIP: usize = 16;
+
+/// `x[i] = w0 * x[i-2] + w1 * x[i-1] + w2 * x[i] + bias`, channel by channel, in place, on the calling thread;
+/// nothing crosses from one text to the next. `x` is `[tokens, C]`.
+///
+/// # Panics
+/// Where the texts have more rows than the matrix or the channels disagree.
+pub fn short_conv_in_place(isa: Isa, x: MatrixMut<'_>, texts: &Texts, filter: &ShortFilter) {
+    check(&x, texts, filter);
+    isa.run(InPlace { x, texts, filter });
+}
+
+/// [`short_conv_in_place`] of x1, x2 and v, the thirds of `x` `[tokens, 3n]`, and then `v *= x1`: the same bits as
+/// the two one after the other.
+///
+/// # Panics
+/// Where the texts have more rows than the matrix, the channels disagree or are not three times as many as something.
+pub fn short_conv_gate(isa: Isa, x: MatrixMut<'_>, texts: &Texts, filter: &ShortFilter) {
+    check(&x, texts, filter);
+    assert!(x.cols().is_multiple_of(3), "{} columns are no thirds", x.cols());
+    isa.run(Gate { x, texts, filter });
+}
+
+fn check(x: &MatrixMut<'_>, texts: &Texts, filter: &ShortFilter) {
+    assert!(x.cols() == filter.bias.len() && texts.rows() <= x.rows(), "channels and rows");
+}
+
+struct InPlace<'a> {
+    x: MatrixMut<'a>,
+    texts: &'a Texts,
+    filter: &'a ShortFilter,
+}
+
+impl Vectorized for InPlace<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let cols = self.x.cols();
+        let wide = cols - cols % STRIP;
+        for start in (0..wide).step_by(STRIP) {
+            convolve::<S, STRIP, 1>(simd, &mut self.x, self.texts, self.filter, [start]);
+        }
+        for start in wide..cols {
+            convolve::<S, 1, 1>(simd, &mut self.x, self.texts, self.filter, [start]);
+        }
+    }
+}
+
+struct Gate<'a> {
+    x: MatrixMut<'a>,
+    texts: &'a Texts,
+    filter: &'a ShortFilter,
+}
+
+impl Vectorized for Gate<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let n = self.x.cols() / 3;
+        let wide = n - n % STRIP;
+        for start in (0..wide).step_by(STRIP) {
+            let starts = [start, start + n, start + 2 * n];
+            convolve::<S, STRIP, 3>(simd, &mut self.x, self.texts, self.filter, starts);
+        }
+        for start in wide..n {
+            let starts = [start, start + n, start + 2 * n];
+            convolve::<S, 1, 3>(simd, &mut self.x, self.texts, self.filter, starts);
+        }
+    }
+}
+
+/// Convolves `PARTS` strips of `N` channels, which start at `starts`; where they are three, the last one is then
+/// multiplied by the first.
+#[inline(always)]
+fn convolve<S: Simd, const N: usize, const PARTS: usize>(
+    simd: S,
+    x: &mut MatrixMut<'_>,
+    texts: &Texts,
+    filter: &ShortFilter,
+    starts: [usize; PARTS],
+) {
+    let [w0, w1, w2] = filter.taps.each_ref().map(|tap| starts.map(|start| strip::<N>(tap, start)));
+    let bias = starts.map(|start| strip::<N>(&filter.bias, start));
+    for index in 0..texts.len() {
+        let (mut before, mut previous) = ([[0.0; N]; PARTS], [[0.0; N]; PARTS]);
+        for row in texts.range(index) {
+            let row = x.row_mut(row);
+            let mut out = [[0.0; N]; PARTS];
+            for part in 0..PARTS {
+                let current = strip::<N>(row, starts[part]);
+                for c in 0..N {
+                    let sum = simd.scalar_mul_add(w2[part][c], current[c], bias[part][c]);
+                    let sum = simd.scalar_mul_add(w1[part][c], previous[part][c], sum);
+                    out[part][c] = simd.scalar_mul_add(w0[part][c], before[part][c], sum);
+                }
+                before[part] = previous[part];
+                previous[part] = current;
+            }
+            if PARTS == 3 {
+                let gate = out[0];
+                for c in 0..N {
+                    out[PARTS - 1][c] *= gate[c];
+                }
+            }
+            for part in 0..PARTS {
+                row[starts[part]..starts[part] + N].copy_from_slice(&out[part]);
+            }
+        }
+    }
+}
+
+/// `N` values from `start`.
+#[inline(always)]
+fn strip<const N: usize>(values: &[f32], start: usize) -> [f32; N] {
+    let mut strip = [0.0; N];
+    strip.copy_from_slice(&values[start..start + N]);
+    strip
 }

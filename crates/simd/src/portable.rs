@@ -14,6 +14,7 @@ impl Simd for Portable {
     const FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
     type F32 = [f32; LANES];
     type Words = [u32; LANES];
+    type F64 = [f64; LANES / 2];
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
@@ -80,6 +81,24 @@ impl Simd for Portable {
     #[inline(always)]
     fn integers_to_floats(self, words: Self::Words) -> Self::F32 {
         words.map(|word| word.cast_signed() as f32)
+    }
+    #[inline(always)]
+    fn splat_f64(self, value: f64) -> Self::F64 {
+        [value; LANES / 2]
+    }
+    #[inline(always)]
+    unsafe fn load_f64(self, from: *const f64) -> Self::F64 {
+        // SAFETY: readable by this function's contract.
+        unsafe { from.cast::<Self::F64>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_f64(self, value: Self::F64, to: *mut f64) {
+        // SAFETY: writable by this function's contract.
+        unsafe { to.cast::<Self::F64>().write_unaligned(value) }
+    }
+    #[inline(always)]
+    fn mul_add_f64(self, a: Self::F64, b: Self::F64, c: Self::F64) -> Self::F64 {
+        std::array::from_fn(|i| self.scalar_mul_add_f64(a[i], b[i], c[i]))
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}

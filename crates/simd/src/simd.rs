@@ -18,6 +18,8 @@ pub trait Simd: Copy + Send + Sync {
     type F32: Copy;
     /// `LANES` words, or int32 values.
     type Words: Copy;
+    /// `LANES / 2` float64 values.
+    type F64: Copy;
 
     /// All lanes equal.
     fn splat(self, value: f32) -> Self::F32;
@@ -59,6 +61,21 @@ pub trait Simd: Copy + Send + Sync {
     fn dot_u8_i8(self, sum: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words;
     /// int32 values as float32.
     fn integers_to_floats(self, words: Self::Words) -> Self::F32;
+
+    /// All lanes equal.
+    fn splat_f64(self, value: f64) -> Self::F64;
+    /// `LANES / 2` values from `from`, which need not be aligned.
+    ///
+    /// # Safety
+    /// They are readable and initialised.
+    unsafe fn load_f64(self, from: *const f64) -> Self::F64;
+    /// Writes `LANES / 2` values to `to`, which need not be aligned.
+    ///
+    /// # Safety
+    /// They are writable.
+    unsafe fn store_f64(self, value: Self::F64, to: *mut f64);
+    /// `a * b + c`
+    fn mul_add_f64(self, a: Self::F64, b: Self::F64, c: Self::F64) -> Self::F64;
 
     /// Asks for the cache line at `address` (any address) to be brought close.
     fn prefetch(self, address: *const u8);

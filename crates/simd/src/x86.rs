@@ -28,6 +28,7 @@ impl Simd for Avx512 {
     const FUSED: bool = true;
     type F32 = __m512;
     type Words = __m512i;
+    type F64 = __m512d;
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
@@ -90,6 +91,22 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepi32_ps(words) }
     }
     #[inline(always)]
+    fn splat_f64(self, value: f64) -> __m512d {
+        unsafe { _mm512_set1_pd(value) }
+    }
+    #[inline(always)]
+    unsafe fn load_f64(self, from: *const f64) -> __m512d {
+        unsafe { _mm512_loadu_pd(from) }
+    }
+    #[inline(always)]
+    unsafe fn store_f64(self, value: __m512d, to: *mut f64) {
+        unsafe { _mm512_storeu_pd(to, value) }
+    }
+    #[inline(always)]
+    fn mul_add_f64(self, a: __m512d, b: __m512d, c: __m512d) -> __m512d {
+        unsafe { _mm512_fmadd_pd(a, b, c) }
+    }
+    #[inline(always)]
     fn prefetch(self, address: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
@@ -114,6 +131,7 @@ impl Simd for Avx2 {
     const FUSED: bool = true;
     type F32 = __m256;
     type Words = __m256i;
+    type F64 = __m256d;
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
@@ -182,6 +200,22 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn integers_to_floats(self, words: __m256i) -> __m256 {
         unsafe { _mm256_cvtepi32_ps(words) }
+    }
+    #[inline(always)]
+    fn splat_f64(self, value: f64) -> __m256d {
+        unsafe { _mm256_set1_pd(value) }
+    }
+    #[inline(always)]
+    unsafe fn load_f64(self, from: *const f64) -> __m256d {
+        unsafe { _mm256_loadu_pd(from) }
+    }
+    #[inline(always)]
+    unsafe fn store_f64(self, value: __m256d, to: *mut f64) {
+        unsafe { _mm256_storeu_pd(to, value) }
+    }
+    #[inline(always)]
+    fn mul_add_f64(self, a: __m256d, b: __m256d, c: __m256d) -> __m256d {
+        unsafe { _mm256_fmadd_pd(a, b, c) }
     }
     #[inline(always)]
     fn prefetch(self, address: *const u8) {

@@ -165,7 +165,7 @@ impl GatedProduct<'_> {
             let start = place.panel * weight.panel;
             let count = weight.panel.min(weight.outputs - start);
             for ((row, activated), gates) in place.rows.zip(&activated).zip(&mut gates) {
-                gates.iter_mut().zip(activated).for_each(|(gate, &x)| *gate *= gelu(x));
+                gates.iter_mut().zip(activated).for_each(|(gate, &x)| *gate *= gelu(simd, x));
                 self.store(row, self.start + start, &gates[..count]);
             }
         }

@@ -86,7 +86,7 @@ impl SineLayer {
             terms.for_each(|((x, bias), frequency)| *x = frequency * (*x + bias));
         }
         if out.iter().all(|x| x.abs() <= SIN_LIMIT) {
-            out.iter_mut().for_each(|x| *x = sin(*x));
+            out.iter_mut().for_each(|x| *x = sin(simd, *x));
         } else {
             out.iter_mut().for_each(|x| *x = x.sin());
         }

@@ -1,0 +1,160 @@
+//! LayerNorm and the short convolution on views, against their float64 twins, on every instruction set of this machine.
+
+use danaus_kernels::{
+    Matrix, MatrixMut, ShortFilter, Texts, layer_norm_rows, reference, short_conv_gate, short_conv_in_place,
+};
+use danaus_simd::Isa;
+use proptest::prelude::*;
+
+/// Values in [-1, 1) from a multiplicative generator: reproducible and cheap.
+fn values(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().copied().map(f64::from).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+#[track_caller]
+fn assert_close(got: &[f32], expected: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+        let error = (f64::from(got) - expected).abs();
+        assert!(error <= tolerance * expected.abs().max(1.0), "{what}: [{i}] is {got}, expected {expected}");
+    }
+}
+
+/// Runs `kernel` in place on `x` `[rows, cols]`, which lies among columns of NaN in a wider matrix that starts `shift`
+/// values into its memory; these must stay as they are.
+fn in_a_view(x: &[f32], cols: usize, shift: usize, kernel: impl Fn(MatrixMut<'_>)) -> Vec<f32> {
+    let stride = cols + 1 + shift;
+    let rows = x.len() / cols;
+    let mut memory = vec![f32::NAN; shift + rows * stride];
+    for (wide, row) in memory[shift..].chunks_exact_mut(stride).zip(x.chunks_exact(cols)) {
+        wide[1..=cols].copy_from_slice(row);
+    }
+    kernel(MatrixMut::new(&mut memory[shift..], stride).columns(1, cols));
+    let written = Matrix::new(&memory[shift..], stride);
+    for row in 0..rows {
+        let row = written.row(row);
+        assert!(row[0].is_nan() && row[cols + 1..].iter().all(|x| x.is_nan()), "wrote outside the view");
+    }
+    (0..rows).flat_map(|row| written.columns(1, cols).row(row)).copied().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn norms_agree(rows in 1usize..20, channels in 1usize..300, shift in 0usize..18, offset in -50f32..50.0, seed: u64) {
+        let x: Vec<f32> = values(seed, rows * channels).iter().map(|x| x + offset).collect();
+        let (weight, bias) = (values(seed ^ 1, channels), values(seed ^ 2, channels));
+        let expected = reference::layer_norm(&wide(&x), &wide(&weight), &wide(&bias), 1e-3);
+        let mut all = Vec::new();
+        for isa in Isa::available() {
+            let out = in_a_view(&x, channels, shift, |x| layer_norm_rows(isa, x, &weight, &bias, 1e-3));
+            // The mean's own rounding is of the offset's size, and the scale magnifies it up to 30 times.
+            assert_close(&out, &expected, 1e-5 + 1e-5 * f64::from(offset.abs()), isa.name());
+            all.push(bits(&out));
+        }
+        prop_assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "instruction sets differ");
+    }
+
+    #[test]
+    fn short_convolutions_agree(
+        lengths in prop::collection::vec(0usize..9, 1..6),
+        channels in 1usize..70,
+        shift in 0usize..18,
+        seed: u64,
+    ) {
+        let texts: Texts = lengths.iter().copied().collect();
+        // Rows beyond the texts are left alone.
+        let rows = texts.rows() + 1;
+        let x = values(seed, rows * channels);
+        let (weight, bias) = (values(seed ^ 1, channels * 3), values(seed ^ 2, channels));
+        let filter = ShortFilter::new(&weight, &bias);
+        let mut expected: Vec<f64> = texts.iter().flat_map(|text| {
+            let x = wide(&x[text.start * channels..text.end * channels]);
+            reference::short_conv(&x, &wide(&weight), &wide(&bias))
+        }).collect();
+        expected.extend(wide(&x[texts.rows() * channels..]));
+        for isa in Isa::available() {
+            let out = in_a_view(&x, channels, shift, |x| short_conv_in_place(isa, x, &texts, &filter));
+            assert_close(&out, &expected, 1e-6, isa.name());
+        }
+    }
+
+    #[test]
+    fn the_gate_is_a_convolution_and_a_product(
+        lengths in prop::collection::vec(0usize..9, 1..6),
+        n in 1usize..60,
+        shift in 0usize..18,
+        seed: u64,
+    ) {
+        let texts: Texts = lengths.iter().copied().collect();
+        let x = values(seed, texts.rows() * 3 * n);
+        let filter = ShortFilter::new(&values(seed ^ 1, 9 * n), &values(seed ^ 2, 3 * n));
+        for isa in Isa::available() {
+            let mut expected = x.clone();
+            short_conv_in_place(isa, MatrixMut::new(&mut expected, 3 * n), &texts, &filter);
+            for row in expected.chunks_exact_mut(3 * n) {
+                let (x1, v) = row.split_at_mut(2 * n);
+                v.iter_mut().zip(x1).for_each(|(v, x1)| *v *= *x1);
+            }
+            let out = in_a_view(&x, 3 * n, shift, |x| short_conv_gate(isa, x, &texts, &filter));
+            prop_assert_eq!(bits(&out), bits(&expected));
+        }
+    }
+}
+
+#[test]
+fn values_that_are_not_finite_stay_in_their_text_or_row() {
+    let (channels, n) = (36, 12);
+    let texts: Texts = [3, 4, 3].into_iter().collect();
+    let filter = ShortFilter::new(&values(1, 3 * channels), &values(2, channels));
+    for isa in Isa::available() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let clean = values(3, texts.rows() * channels);
+            let mut x = clean.clone();
+            x[4 * channels..5 * channels].fill(bad);
+            let run = |x: &[f32]| in_a_view(x, channels, 0, |x| short_conv_gate(isa, x, &texts, &filter));
+            let (expected, out) = (run(&clean), run(&x));
+            for (row, (out, expected)) in
+                out.chunks_exact(channels).zip(expected.chunks_exact(channels)).enumerate()
+            {
+                let reached = (4..7).contains(&row);
+                assert_eq!(out[..n].iter().any(|x| !x.is_finite()), reached, "row {row}");
+                assert!(reached || bits(out) == bits(expected), "row {row}");
+            }
+            let (weight, bias) = (values(4, channels), values(5, channels));
+            layer_norm_rows(isa, MatrixMut::new(&mut x, channels), &weight, &bias, 1e-5);
+            for (row, x) in x.chunks_exact(channels).enumerate() {
+                assert_eq!(x.iter().all(|x| x.is_finite()), row != 4, "row {row}");
+            }
+        }
+        layer_norm_rows(isa, MatrixMut::new(&mut [], 3), &[1.0; 3], &[0.0; 3], 1e-5);
+        short_conv_in_place(
+            isa,
+            MatrixMut::new(&mut [], 3),
+            &Texts::default(),
+            &ShortFilter::new(&[0.0; 9], &[0.0; 3]),
+        );
+    }
+}
+
+#[test]
+#[should_panic = "channels and rows"]
+fn texts_beyond_the_matrix_are_refused() {
+    let texts: Texts = [2, 2].into_iter().collect();
+    let filter = ShortFilter::new(&[0.0; 9], &[0.0; 3]);
+    short_conv_gate(Isa::best(), MatrixMut::new(&mut [0.0; 9], 3), &texts, &filter);
+}
