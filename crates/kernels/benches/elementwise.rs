@@ -1,0 +1,67 @@
+//! LayerNorm and the short convolution on one thread, with the CPU's best instruction set. Items are values (tokens times
+//! channels).
+
+mod common;
+
+use common::{CASE_TIME, values};
+use danaus_kernels::{
+    Buffer, MatrixMut, ShortFilter, Texts, layer_norm_rows, short_conv_gate, short_conv_in_place,
+};
+use danaus_simd::Isa;
+use divan::Bencher;
+use divan::counter::ItemsCount;
+
+/// Channels of the model.
+const HIDDEN: usize = 768;
+
+/// Columns of a mixer's chunk: x1, x2 and v of 48 channels.
+const CHUNK: usize = 3 * 48;
+
+/// Tokens of a text.
+const TOKENS: [usize; 4] = [8, 32, 512, 2048];
+
+fn main() {
+    divan::main();
+}
+
+/// Values of a matrix that starts at a cache line, as the engine's do.
+fn matrix(count: usize) -> Buffer<f32> {
+    let mut matrix = Buffer::zeroed(count);
+    matrix.copy_from_slice(&values(count));
+    matrix
+}
+
+/// Rows that stay in the level-2 cache, as in the engine's row tasks.
+#[divan::bench(args = [1, 96], max_time = CASE_TIME)]
+fn layer_norm(bencher: Bencher<'_, '_>, rows: usize) {
+    let (mut x, weight, bias) = (matrix(rows * HIDDEN), matrix(HIDDEN), matrix(HIDDEN));
+    bencher
+        .counter(ItemsCount::new(rows * HIDDEN))
+        .bench_local(|| layer_norm_rows(Isa::best(), MatrixMut::new(&mut x, HIDDEN), &weight, &bias, 1e-5));
+}
+
+/// A kernel of a chunk's short convolution.
+type ShortConv = fn(Isa, MatrixMut<'_>, &Texts, &ShortFilter);
+
+fn short_conv(bencher: Bencher<'_, '_>, tokens: usize, kernel: ShortConv) {
+    let texts: Texts = [tokens].into_iter().collect();
+    // Taps small enough that the values stay normal when the convolution is applied again and again.
+    let taps: Vec<f32> = values(3 * CHUNK).iter().map(|tap| 0.3 * tap).collect();
+    let filter = ShortFilter::new(&taps, &values(CHUNK));
+    let mut x = matrix(tokens * CHUNK);
+    bencher
+        .counter(ItemsCount::new(tokens * CHUNK))
+        .bench_local(|| kernel(Isa::best(), MatrixMut::new(&mut x, CHUNK), &texts, &filter));
+}
+
+/// The convolution alone.
+#[divan::bench(args = TOKENS, max_time = CASE_TIME)]
+fn short_convolution(bencher: Bencher<'_, '_>, tokens: usize) {
+    short_conv(bencher, tokens, short_conv_in_place);
+}
+
+/// With the gate after it.
+#[divan::bench(args = TOKENS, max_time = CASE_TIME)]
+fn short_convolution_and_gate(bencher: Bencher<'_, '_>, tokens: usize) {
+    short_conv(bencher, tokens, short_conv_gate);
+}
