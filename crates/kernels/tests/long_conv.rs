@@ -186,7 +186,9 @@ fn every_length_agrees_with_float64() {
 
 #[test]
 fn long_texts_agree_with_float64() {
-    for tokens in [500, 513, 768, 769, 1024, 1500, 2048, 3000, 4096, 6144, 8192, 12_288, 16_384, 32_768] {
+    let powers = [500, 513, 768, 1024, 1500, 2048, 4096, 7000, 8192, 16_384, 32_768];
+    let between = [2049, 3000, 3072, 3073, 6144, 12_288, 24_576];
+    for tokens in powers.into_iter().chain(between) {
         Case { tokens, channels: 16, positions: filter_length(tokens), gap: 16, seed: 5 }
             .run(tokens / 16 + 1);
     }
@@ -246,6 +248,17 @@ fn a_channels_bits_do_not_depend_on_the_others() {
         };
         let alone = part.convolve(&part.filter(isa, &mut scratch, &clean), &mut scratch, &clean, 0);
         assert!(bits(&cut(&all)) == bits(&alone), "{}: {tokens} tokens", isa.name());
+    }
+}
+
+#[test]
+fn lengths_are_powers_of_two_and_beyond_2048_three_quarters_of_one() {
+    let lengths = [0, 1, 32, 33, 64, 65, 1025, 2048, 2049, 3072, 3073, 4096, 4097, 6144, 6145, 24_577];
+    let expected = [32, 32, 32, 64, 64, 128, 2048, 2048, 3072, 3072, 4096, 4096, 6144, 6144, 8192, 32_768];
+    assert_eq!(lengths.map(filter_length), expected);
+    for tokens in 0..10_000 {
+        let length = filter_length(tokens);
+        assert!(length >= tokens && filter_length(length) == length);
     }
 }
 

@@ -26,6 +26,12 @@ impl Rows {
         Self { data, stride, count }
     }
 
+    /// Asks for row `index`, which need not exist.
+    #[inline(always)]
+    pub(super) fn prefetch<S: Simd>(self, simd: S, index: usize) {
+        simd.prefetch(self.data.wrapping_add(index * self.stride).cast());
+    }
+
     /// Row `index`, which need not exist.
     ///
     /// # Safety
@@ -66,6 +72,15 @@ impl Sink {
             ConvEpilogue::Add => Finish::Add,
         };
         Self { data, stride, count, finish }
+    }
+
+    /// Asks for row `index`, which need not exist.
+    #[inline(always)]
+    pub(super) fn prefetch<S: Simd>(self, simd: S, index: usize) {
+        simd.prefetch(self.data.wrapping_add(index * self.stride).cast::<u8>().cast_const());
+        if let Finish::Gate(gate) = self.finish {
+            gate.prefetch(simd, index);
+        }
     }
 
     /// Writes the result of row `index`, if there is one.

@@ -7,9 +7,19 @@
 
 use danaus_simd::Simd;
 
+use super::WIDEST;
 use super::butterfly::{Complex, dft};
 use super::plan::{LEAF, Level, Plan};
 use super::rows::{Rows, Sink};
+
+/// How many rows ahead of their turn a text's and its results' are asked for, in texts of so many tokens that the
+/// processor's own foresight, which ends with the page, is of no help.
+const ROWS_AHEAD: usize = 8;
+/// See [`ROWS_AHEAD`].
+const LONG: usize = 2048;
+
+/// How many points ahead of their turn a filter's are asked for: two pages.
+const FILTER_AHEAD: usize = 64;
 
 /// Points `[point][real, imaginary][lane]`.
 #[derive(Clone, Copy)]
@@ -52,6 +62,14 @@ impl<S: Simd> Points<S> {
                 self.simd.store(v.re, point);
                 self.simd.store(v.im, point.add(S::LANES));
             }
+        }
+    }
+
+    /// Asks for the points of the leaf at `index`, which need not exist.
+    #[inline(always)]
+    fn prefetch_leaf(self, index: usize) {
+        for line in (0..LEAF * Self::VALUES).step_by(WIDEST) {
+            self.simd.prefetch(self.data.wrapping_add(index * Self::VALUES + line).cast_const().cast());
         }
     }
 
@@ -173,6 +191,9 @@ unsafe fn root<S: Simd, const R: usize>(plan: &Plan, points: Points<S>, source: 
         unsafe {
             match source {
                 Source::Text(rows) => {
+                    if plan.length() >= LONG {
+                        (0..R).for_each(|k| rows.prefetch(simd, k * child + j + ROWS_AHEAD));
+                    }
                     v[0].re = rows.load(simd, j);
                     for (k, v) in v.iter_mut().enumerate().skip(1) {
                         let x = rows.load(simd, k * child + j);
@@ -206,6 +227,9 @@ unsafe fn last_level<S: Simd, const R: usize>(plan: &Plan, points: Points<S>, si
     for j in 0..child.min(sink.count) {
         // SAFETY: the caller's; every index is less than R * child, the plan's length.
         unsafe {
+            if plan.length() >= LONG {
+                (0..R).for_each(|k| sink.prefetch(simd, k * child + j + ROWS_AHEAD));
+            }
             let mut v = points.load::<R>(j, child);
             dft::<S, R, true>(simd, &mut v);
             sink.write(simd, j, v[0].re);
@@ -322,6 +346,9 @@ unsafe fn leaves<S: Simd, const PRODUCT: bool>(
     for start in range.step_by(LEAF) {
         // SAFETY: the caller's; the filter's points are only read.
         unsafe {
+            if PRODUCT {
+                filter.prefetch_leaf(start + FILTER_AHEAD);
+            }
             let mut v = points.load::<LEAF>(start, 1);
             butterfly::<S, LEAF, false>(simd, &mut v, twiddles);
             if PRODUCT {
