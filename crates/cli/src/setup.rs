@@ -29,6 +29,7 @@ impl ComputeArgs {
             padding: self.padding,
             filter_cache_bytes: self.filter_cache.saturating_mul(1 << 20),
             instruction_set: self.isa.map(|isa| isa.name().to_owned()),
+            profile: None,
         }
     }
 }

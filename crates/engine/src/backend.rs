@@ -18,7 +18,7 @@ pub struct BackendInfo {
     pub device: &'static str,
     /// Instruction set of the CPU kernels (`avx512`, `avx2`, `portable`); empty on other devices.
     pub instruction_set: &'static str,
-    /// Type of weights and activations in the matrix products: `f32`.
+    /// Type of weights and activations in the matrix products: `f32`, `bf16` or `int8`.
     pub dtype: &'static str,
     /// Threads that one forward pass uses.
     pub threads: usize,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use danaus_model::LoadedModel;
 
 use crate::names::{self, Named};
-use crate::{Backend, CpuBackend, EngineError, Padding};
+use crate::{Backend, CpuBackend, EngineError, Padding, Profile};
 
 /// Where to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,11 +26,16 @@ pub enum Device {
 /// The type of weights and activations in the matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Dtype {
-    /// The best one for the device: float32 on the CPU.
+    /// bfloat16 where the device computes with it, else float32.
     #[default]
     Auto,
     /// float32.
     F32,
+    /// bfloat16, with sums in float32.
+    Bf16,
+    /// 8-bit integers: weights with a scale for each output, activations with one for each row of a block. Never chosen by
+    /// itself: it is the fastest and the least accurate.
+    Int8,
 }
 
 impl Device {
@@ -69,7 +74,8 @@ impl fmt::Display for Device {
 
 impl Named for Dtype {
     const WHAT: &'static str = "dtype";
-    const TABLE: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("f32", Self::F32)];
+    const TABLE: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("f32", Self::F32), ("bf16", Self::Bf16), ("int8", Self::Int8)];
 }
 
 impl FromStr for Dtype {
@@ -100,6 +106,8 @@ pub struct BackendOptions {
     pub filter_cache_bytes: usize,
     /// Instruction set by name (`avx512`, `avx2`, `portable`); `None` for the CPU's best.
     pub instruction_set: Option<String>,
+    /// Where to count the time of each stage, if anywhere.
+    pub profile: Option<Arc<Profile>>,
 }
 
 impl Default for BackendOptions {
@@ -111,6 +119,7 @@ impl Default for BackendOptions {
             padding: Padding::None,
             filter_cache_bytes: 1 << 30,
             instruction_set: None,
+            profile: None,
         }
     }
 }

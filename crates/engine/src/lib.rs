@@ -6,12 +6,14 @@ mod device;
 mod embedding;
 mod machine;
 mod names;
+mod profile;
 
 pub use backend::{Backend, BackendInfo, Text};
 pub use cpu::{CpuBackend, Observer};
 pub use device::{BackendOptions, Device, Dtype, load_backend};
 pub use embedding::{Padding, Pooling, finish};
 pub use machine::measure_peaks;
+pub use profile::{Profile, Stage};
 
 pub use danaus_kernels::{Caches, Peaks, Rates};
 pub use danaus_simd::{Isa, IsaParseError};

@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn names_read_in_both_directions() {
         round_trips(&[Device::Auto, Device::Cpu, Device::Cuda, Device::Metal]);
-        round_trips(&[Dtype::Auto, Dtype::F32]);
+        round_trips(&[Dtype::Auto, Dtype::F32, Dtype::Bf16, Dtype::Int8]);
         round_trips(&[Pooling::Mean, Pooling::Cls, Pooling::Model]);
         round_trips(&[Padding::None, Padding::MaxLength]);
         let message = "max".parse::<Pooling>().unwrap_err();

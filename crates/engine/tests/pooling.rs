@@ -3,7 +3,7 @@
 mod common;
 
 use common::{embed, golden_ids, largest_error, small_config};
-use danaus_engine::{BackendOptions, CpuBackend, Pooling, finish};
+use danaus_engine::{BackendOptions, CpuBackend, Dtype, Pooling, finish};
 use danaus_model::{LoadedModel, ModelConfig, synthetic};
 
 /// Columns of the hidden states: first token's, and mean over tokens.
@@ -40,7 +40,9 @@ fn each_pooling_is_what_it_says() {
             ..small_config()
         };
         let model = synthetic(&config, 9);
-        let backend = CpuBackend::new(&model, &BackendOptions::default()).unwrap();
+        let backend =
+            CpuBackend::new(&model, &BackendOptions { dtype: Dtype::F32, ..BackendOptions::default() })
+                .unwrap();
         let (first, mean) = first_and_mean(&backend.hidden_states(&ids, &mut ()).unwrap(), 50);
         let own = match (use_cls_token, pool_all) {
             (true, _) => first.clone(),

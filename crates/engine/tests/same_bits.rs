@@ -4,15 +4,29 @@
 mod common;
 
 use common::{bits, golden_ids, small_config};
-use danaus_engine::{Backend, BackendOptions, CpuBackend, EngineError, Padding, Pooling, Text, finish};
+use danaus_engine::{
+    Backend, BackendOptions, CpuBackend, Dtype, EngineError, Padding, Pooling, Text, finish,
+};
 use danaus_model::{LoadedModel, ModelConfig, synthetic};
 use danaus_simd::Isa;
 use proptest::prelude::*;
 use rayon::prelude::*;
 
+const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::Int8];
+
 fn backend(model: &LoadedModel, threads: usize, filter_cache_bytes: usize, padding: Padding) -> CpuBackend {
-    let options =
-        BackendOptions { threads: Some(threads), filter_cache_bytes, padding, ..BackendOptions::default() };
+    backend_of(Dtype::F32, model, threads, filter_cache_bytes, padding)
+}
+
+fn backend_of(
+    dtype: Dtype,
+    model: &LoadedModel,
+    threads: usize,
+    filter_cache_bytes: usize,
+    padding: Padding,
+) -> CpuBackend {
+    let threads = Some(threads);
+    let options = BackendOptions { dtype, threads, filter_cache_bytes, padding, ..BackendOptions::default() };
     CpuBackend::new(model, &options).unwrap()
 }
 
@@ -30,13 +44,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn alone_in_a_batch_in_any_order_on_any_number_of_threads(mut texts in texts(), pooling in 0usize..3) {
-        let pooling = [Pooling::Mean, Pooling::Cls, Pooling::Model][pooling];
+    fn alone_in_a_batch_in_any_order_on_any_number_of_threads(mut texts in texts(), pooling in 0usize..3, dtype in 0usize..3) {
+        let (pooling, dtype) = ([Pooling::Mean, Pooling::Cls, Pooling::Model][pooling], DTYPES[dtype]);
         let model = synthetic(&small_config(), 5);
-        let one = backend(&model, 1, usize::MAX, Padding::None);
+        let one = backend_of(dtype, &model, 1, usize::MAX, Padding::None);
         let alone: Vec<_> = texts.iter().map(|text| embed_all(&one, std::slice::from_ref(text), pooling).remove(0)).collect();
         for threads in [1, 2, 5] {
-            let fresh = backend(&model, threads, 0, Padding::None);
+            let fresh = backend_of(dtype, &model, threads, 0, Padding::None);
             prop_assert_eq!(&embed_all(&fresh, &texts, pooling), &alone);
         }
         texts.reverse();
@@ -97,11 +111,16 @@ fn long_texts_in_any_company_on_every_instruction_set() {
     let model = synthetic(&config, 6);
     let lengths = [4097, 3, 1500, 4096, 33, 1024, 5000, 2049, 32, 700];
     let texts: Vec<Vec<u32>> = lengths.iter().map(|&n| golden_ids(n)).collect();
-    for isa in Isa::available() {
+    for (isa, dtype) in Isa::available().into_iter().flat_map(|isa| DTYPES.map(|dtype| (isa, dtype))) {
         let backend = |threads, filter_cache_bytes| {
             let (threads, instruction_set) = (Some(threads), Some(isa.name().to_owned()));
-            let options =
-                BackendOptions { threads, filter_cache_bytes, instruction_set, ..BackendOptions::default() };
+            let options = BackendOptions {
+                dtype,
+                threads,
+                filter_cache_bytes,
+                instruction_set,
+                ..BackendOptions::default()
+            };
             CpuBackend::new(&model, &options).unwrap()
         };
         let batch = embed_all(&backend(3, usize::MAX), &texts, Pooling::Mean);

@@ -232,6 +232,14 @@ impl<'a, T> MatrixMut<'a, T> {
     }
 }
 
+impl<'a> MatrixMut<'a, u32> {
+    /// A view that takes float32 values, as which any bits will do.
+    pub fn floats(self) -> MatrixMut<'a> {
+        let Self { data, rows, cols, stride, .. } = self;
+        MatrixMut { data: data.cast(), rows, cols, stride, borrow: PhantomData }
+    }
+}
+
 fn whole_rows(values: usize, cols: usize) -> usize {
     assert!(cols > 0 && values.is_multiple_of(cols), "{values} values are no rows of {cols}");
     values / cols

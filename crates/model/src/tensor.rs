@@ -1,5 +1,6 @@
 //! Weights as they are stored: in a memory-mapped file, or computed.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -106,15 +107,28 @@ impl Tensor {
         }
     }
 
-    /// All values, converted to f32.
-    pub fn to_vec(&self) -> Vec<f32> {
+    /// All values as f32: where they lie in memory, if they can be read there, else converted.
+    pub fn values(&self) -> Cow<'_, [f32]> {
         match self.as_f32() {
-            Some(values) => values.to_vec(),
+            Some(values) => Cow::Borrowed(values),
             None => {
                 let mut out = vec![0.0; self.len()];
                 self.copy_range(0, &mut out);
-                out
+                Cow::Owned(out)
             }
+        }
+    }
+
+    /// All values, converted to f32.
+    pub fn to_vec(&self) -> Vec<f32> {
+        self.values().into_owned()
+    }
+
+    /// Gives back the memory of the mapped file's pages, those of its other tensors included: pages that are needed again are
+    /// read again.
+    pub fn release_pages(&self) {
+        if let Data::Mapped { file, .. } = &self.data {
+            file.release();
         }
     }
 

@@ -32,6 +32,15 @@ impl MappedFile {
         let map = unsafe { Mmap::map(&file)? };
         Ok(Self { map })
     }
+
+    /// Gives back the memory of pages that were touched: they are read again (from the system's cache, if it still has them)
+    /// when they are touched next. Does nothing where the system has no such call.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        // SAFETY: the map is read-only and of a file, so that a dropped page comes back with the same bytes.
+        // A refusal only means that the memory stays.
+        let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
 }
 
 impl AsRef<[u8]> for MappedFile {
@@ -48,7 +57,11 @@ mod tests {
     fn maps_bytes_and_refuses_folders() {
         let path = std::env::temp_dir().join(format!("danaus-mapped-file-{}", std::process::id()));
         std::fs::write(&path, b"monarch").unwrap();
-        assert_eq!(MappedFile::open(&path).unwrap().as_ref(), b"monarch");
+        let file = MappedFile::open(&path).unwrap();
+        assert_eq!(file.as_ref(), b"monarch");
+        file.release();
+        assert_eq!(file.as_ref(), b"monarch");
+        drop(file);
         std::fs::write(&path, b"").unwrap();
         assert_eq!(MappedFile::open(&path).unwrap().as_ref(), b"");
         std::fs::remove_file(&path).unwrap();

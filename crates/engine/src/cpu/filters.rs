@@ -1,16 +1,32 @@
 //! The long filters: generated from position alone, kept for the next pass while memory lasts.
+//!
+//! A filter comes about in two steps. The sine layers give each position a state of some 128 values, whatever the channel;
+//! a projection and a window make a channel's taps of it, and those become what the convolution multiplies with. Filters of
+//! short texts are kept as they are multiplied with; of longer ones, which would take gigabytes, the states are kept, and
+//! each pass makes the rest anew, chunk by chunk.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use danaus_kernels::old::{
-    FftPlans, FilterMlp, FilterTaps, LongFilter, PackedWeight, SineLayer, filter_length,
+use danaus_kernels::gemm::{Activations, PackedWeight, Precision};
+use danaus_kernels::{
+    Buffer, Compute, ConvScratch, FilterWindow, LongFilter, Matrix, MatrixMut, SineLayer, SineMlp,
+    filter_length, filter_taps,
 };
-use danaus_kernels::{Compute, Matrix};
 use danaus_model::{LoadedModel, ModelConfig};
+use danaus_simd::Isa;
+
+use super::team::map;
+use super::weights::CHUNK;
+
+/// The longest filters that are kept as they are multiplied with: from here on, making them is a small part of a pass.
+const KEPT_LENGTH: usize = 2048;
+
+/// Positions that one task generates states for.
+const POSITIONS_PER_TASK: usize = 64;
 
 /// Which of a layer's two long convolutions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Branch {
     /// Over `v * x1`.
     Mixer,
@@ -20,28 +36,78 @@ pub(super) enum Branch {
 
 /// All long filters of a model.
 ///
-/// A text's filter is that of its [`filter_length`], a function of its own length: a filter is the same bits whether it
-/// was kept or is computed anew, and whatever lengths came before.
+/// A text's filter is that of its [`filter_length`], a function of its own length: a filter is the same bits whether it or its
+/// states were kept or are computed anew, and whatever lengths came before.
 #[derive(Debug)]
 pub(super) struct FilterBank {
     /// The mixer's and the residual's filter of each layer.
     generators: Vec<[Generator; 2]>,
+    precision: Precision,
     channels: usize,
-    plans: FftPlans,
     budget: usize,
     kept: Mutex<Kept>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// Lengths whose filters are kept, or will be as soon as they are made.
-    lengths: BTreeSet<usize>,
-    filters: HashMap<(usize, Branch, usize), Arc<LongFilter>>,
+    filters: BTreeMap<usize, Arc<KeptFilters>>,
+    states: Option<Arc<States>>,
+}
+
+/// All filters of one length.
+#[derive(Debug)]
+pub(super) struct KeptFilters {
+    /// By layer, branch and chunk.
+    filters: Vec<[Vec<LongFilter>; 2]>,
+}
+
+/// The states of the first `positions` positions, in all layers.
+#[derive(Debug)]
+struct States {
+    positions: usize,
+    layers: Vec<LayerStates>,
+}
+
+/// The states `[positions, words]` of a layer, in the projections' precision: by branch, forward and reverse.
+#[derive(Debug, Default)]
+pub(super) struct LayerStates([[Buffer<u32>; 2]; 2]);
+
+/// Where the filters of a pass come from.
+#[derive(Debug)]
+pub(super) struct FilterPlan {
+    /// One for each text.
+    pub sources: Vec<Source>,
+    states: StatesSource,
+}
+
+/// Where a text's filters come from.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// Kept ones.
+    Kept(Arc<KeptFilters>),
+    /// Made for this pass, with this many taps a direction.
+    Made(usize),
+}
+
+#[derive(Debug)]
+enum StatesSource {
+    /// No text needs any.
+    None,
+    Kept(Arc<States>),
+    /// Generated for so many positions, layer by layer.
+    Generated(usize),
+}
+
+/// Where a filter is made that is used once: its taps, what they become, and room to work.
+pub(super) struct Workbench<'a> {
+    pub taps: &'a mut [Buffer<f32>; 2],
+    pub scratch: &'a mut ConvScratch,
+    pub filter: &'a mut LongFilter,
 }
 
 /// What generates one filter.
 #[derive(Debug)]
-struct Generator {
+pub(super) struct Generator {
     /// `[L, E]`
     features: Vec<f32>,
     feature_count: usize,
@@ -51,114 +117,237 @@ struct Generator {
     deltas: Vec<f32>,
     /// `[H]`
     skip: Vec<f32>,
-    forward: FilterMlp,
-    reverse: FilterMlp,
+    /// Forward and reverse.
+    sine: [SineMlp; 2],
+    /// Forward and reverse `[n, F]` for each chunk of n channels.
+    projections: Vec<[PackedWeight; 2]>,
 }
 
 impl FilterBank {
-    /// A bank that keeps up to `budget` bytes of filters.
-    pub fn new(compute: &Compute, model: &LoadedModel, budget: usize) -> Self {
-        let generator = |filter| Generator::new(compute, &model.config, filter);
-        let layers = model.weights.layers.iter();
-        Self {
-            generators: layers.map(|layer| [&layer.filter, &layer.residual_filter].map(generator)).collect(),
-            channels: model.config.hidden_size,
-            plans: FftPlans::default(),
-            budget,
-            kept: Mutex::default(),
-        }
+    /// A bank that keeps up to `budget` bytes of filters and states. Projections are made in `precision`.
+    pub fn new(compute: &Compute, model: &LoadedModel, precision: Precision, budget: usize) -> Self {
+        let generators = map(compute, &model.weights.layers, |layer| {
+            [&layer.filter, &layer.residual_filter]
+                .map(|filter| Generator::new(compute.isa(), precision, &model.config, filter))
+        });
+        let channels = model.config.hidden_size;
+        Self { generators, precision, channels, budget, kept: Mutex::default() }
     }
 
-    /// One filter of a layer for each text, given the texts' lengths in tokens.
-    pub fn filters(
-        &self,
-        compute: &Compute,
-        layer: usize,
-        branch: Branch,
-        lengths: impl Iterator<Item = usize>,
-    ) -> Vec<Arc<LongFilter>> {
-        // Filters that are not kept still serve all texts of their length in this pass.
-        let mut passing = HashMap::new();
-        let get = |tokens| {
-            let length = filter_length(tokens);
-            Arc::clone(passing.entry(length).or_insert_with(|| self.filter(compute, layer, branch, length)))
+    /// Where the filters of a pass over texts of these lengths come from. Makes and keeps those that are worth it.
+    pub fn plan(&self, compute: &Compute, lengths: impl Iterator<Item = usize>) -> FilterPlan {
+        let mut sources = BTreeMap::new();
+        let sources: Vec<_> = lengths
+            .map(filter_length)
+            .map(|length| sources.entry(length).or_insert_with(|| self.source(compute, length)).clone())
+            .collect();
+        let made = sources.iter().filter_map(|source| match source {
+            &Source::Made(length) => Some(length),
+            Source::Kept(_) => None,
+        });
+        let states = made.max().map_or(StatesSource::None, |length| self.states(compute, length));
+        FilterPlan { sources, states }
+    }
+
+    pub fn generator(&self, layer: usize, branch: Branch) -> &Generator {
+        &self.generators[layer][branch as usize]
+    }
+
+    fn source(&self, compute: &Compute, length: usize) -> Source {
+        if let Some(filters) = self.kept().filters.get(&length) {
+            return Source::Kept(Arc::clone(filters));
+        }
+        if length > KEPT_LENGTH || !self.make_room(length) {
+            return Source::Made(length);
+        }
+        let filters = Arc::new(self.make(compute, length));
+        // Whoever else made them meanwhile made the same.
+        Source::Kept(Arc::clone(self.kept().filters.entry(length).or_insert(filters)))
+    }
+
+    /// All filters of a length.
+    fn make(&self, compute: &Compute, length: usize) -> KeptFilters {
+        let plan = FilterPlan { sources: Vec::new(), states: self.states(compute, length) };
+        let mut fresh = LayerStates::default();
+        let layer = |layer| {
+            let states = plan.layer_states(self, compute, layer, &mut fresh);
+            let states = states.expect("states were asked for");
+            [Branch::Mixer, Branch::Residual].map(|branch| {
+                let generator = self.generator(layer, branch);
+                let chunks: Vec<_> = (0..generator.projections.len()).collect();
+                map(compute, &chunks, |&chunk| {
+                    let (mut taps, mut scratch) = Default::default();
+                    let mut filter = LongFilter::default();
+                    let bench = Workbench { taps: &mut taps, scratch: &mut scratch, filter: &mut filter };
+                    generator.filter(compute.isa(), states.of(branch), (chunk, length), bench);
+                    filter
+                })
+            })
         };
-        lengths.map(get).collect()
+        KeptFilters { filters: (0..self.generators.len()).map(layer).collect() }
     }
 
-    fn filter(&self, compute: &Compute, layer: usize, branch: Branch, length: usize) -> Arc<LongFilter> {
-        let key = (layer, branch, length);
-        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(filter) = kept().filters.get(&key) {
-            return Arc::clone(filter);
+    /// The states of the positions that a filter of `length` taps has: kept ones where they fit the budget.
+    fn states(&self, compute: &Compute, length: usize) -> StatesSource {
+        let positions = length.min(self.generators.first().map_or(0, |[mixer, _]| mixer.time.len()));
+        let mut kept = self.kept();
+        if let Some(states) = kept.states.as_ref().filter(|states| states.positions >= positions) {
+            return StatesSource::Kept(Arc::clone(states));
         }
-        let generator = &self.generators[layer][branch as usize];
-        let filter = Arc::new(generator.filter(compute, &self.plans, length));
-        let mut kept = kept();
-        let first_of_length = layer == 0 && branch == Branch::Mixer;
-        if kept.lengths.contains(&length) || (first_of_length && self.make_room(&mut kept, length)) {
-            kept.filters.insert(key, Arc::clone(&filter));
+        if self.states_bytes(positions) + self.filter_bytes(kept.filters.keys()) > self.budget {
+            return StatesSource::Generated(positions);
         }
-        filter
+        kept.states = None;
+        drop(kept);
+        let layer = |layer| {
+            let mut states = LayerStates::default();
+            self.generate(compute, layer, positions, &mut states);
+            states
+        };
+        let states = Arc::new(States { positions, layers: (0..self.generators.len()).map(layer).collect() });
+        self.kept().states = Some(Arc::clone(&states));
+        StatesSource::Kept(states)
     }
 
-    /// Whether `length` is kept from now on: all of its filters or none, since half of them would save half the time and
-    /// cost all the memory. Longer ones give way, the longest first: making a filter costs least where it is short, and
-    /// short texts are the ones that cannot wait.
-    fn make_room(&self, kept: &mut Kept, length: usize) -> bool {
-        let bytes_for = |length| LongFilter::bytes_for(length, self.channels) * 2 * self.generators.len();
-        let bytes_of =
-            |lengths: &BTreeSet<usize>| lengths.iter().map(|&length| bytes_for(length)).sum::<usize>();
-        let shorter: BTreeSet<usize> = kept.lengths.range(..length).copied().collect();
-        if bytes_of(&shorter) + bytes_for(length) > self.budget {
+    /// States of the first `positions` positions in a layer.
+    fn generate(&self, compute: &Compute, layer: usize, positions: usize, states: &mut LayerStates) {
+        let mut tasks = Vec::new();
+        for (generator, states) in self.generators[layer].iter().zip(&mut states.0) {
+            for (sine, states) in generator.sine.iter().zip(states) {
+                let width = self.precision.words(sine.states());
+                states.resize(positions * width);
+                let outs = MatrixMut::new(states, width).split_rows(POSITIONS_PER_TASK);
+                tasks.extend(outs.into_iter().enumerate().map(|(index, out)| (generator, sine, index, out)));
+            }
+        }
+        compute.for_each_item(tasks, |(generator, sine, index, out), _| {
+            let start = index * POSITIONS_PER_TASK;
+            let features = Matrix::new(&generator.features, generator.feature_count);
+            let features = features.slice(start..start + out.rows());
+            match self.precision {
+                Precision::F32 => sine.write_states(compute.isa(), features, out.floats()),
+                _ => sine.write_bf16_states(compute.isa(), features, out),
+            }
+        });
+    }
+
+    /// Whether filters of `length` taps are kept from now on. Longer ones give way, the longest first: making a filter costs
+    /// least where it is short, and short texts are the ones that cannot wait.
+    fn make_room(&self, length: usize) -> bool {
+        let mut kept = self.kept();
+        let states = kept.states.as_ref().map_or(0, |states| self.states_bytes(states.positions));
+        let shorter = kept.filters.range(..length).map(|(length, _)| length);
+        if states + self.filter_bytes(shorter.chain([&length])) > self.budget {
             return false;
         }
-        kept.lengths.insert(length);
-        while bytes_of(&kept.lengths) > self.budget {
-            kept.lengths.pop_last();
+        while states + self.filter_bytes(kept.filters.keys().chain([&length])) > self.budget {
+            kept.filters.pop_last();
         }
-        let Kept { lengths, filters } = kept;
-        filters.retain(|(_, _, length), _| lengths.contains(length));
         true
+    }
+
+    fn filter_bytes<'a>(&self, lengths: impl Iterator<Item = &'a usize>) -> usize {
+        let count = 2 * self.generators.len();
+        lengths.map(|&length| count * LongFilter::bytes_for(length, self.channels)).sum()
+    }
+
+    fn states_bytes(&self, positions: usize) -> usize {
+        let words = |generator: &Generator| {
+            generator.sine.iter().map(|sine| self.precision.words(sine.states())).sum::<usize>()
+        };
+        4 * positions * self.generators.iter().flatten().map(words).sum::<usize>()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FilterPlan {
+    /// The states of a layer, where the pass needs them: kept ones, or `fresh` ones.
+    pub fn layer_states<'a>(
+        &'a self,
+        bank: &FilterBank,
+        compute: &Compute,
+        layer: usize,
+        fresh: &'a mut LayerStates,
+    ) -> Option<&'a LayerStates> {
+        match &self.states {
+            StatesSource::None => None,
+            StatesSource::Kept(states) => Some(&states.layers[layer]),
+            &StatesSource::Generated(positions) => {
+                bank.generate(compute, layer, positions, fresh);
+                Some(fresh)
+            }
+        }
+    }
+}
+
+impl KeptFilters {
+    pub fn filter(&self, layer: usize, branch: Branch, chunk: usize) -> &LongFilter {
+        &self.filters[layer][branch as usize][chunk]
+    }
+}
+
+impl LayerStates {
+    pub fn of(&self, branch: Branch) -> &[Buffer<u32>; 2] {
+        &self.0[branch as usize]
     }
 }
 
 impl Generator {
-    fn new(compute: &Compute, config: &ModelConfig, filter: &danaus_model::LongFilter) -> Self {
-        let mlp = |mlp: &danaus_model::FilterMlp| packed_mlp(compute, config, mlp);
+    fn new(isa: Isa, precision: Precision, config: &ModelConfig, filter: &danaus_model::LongFilter) -> Self {
+        let mlps = [&filter.forward, &filter.reverse];
+        let outputs = mlps.map(|mlp| mlp.output.to_vec());
+        let (hidden, order) = (config.hidden_size, config.hyena_filter_order);
+        let chunk = |start: usize| {
+            let end = (start + CHUNK).min(hidden);
+            let weights = outputs.each_ref().map(|output| &output[start * order..end * order]);
+            weights.map(|weight| PackedWeight::new(isa, precision, weight, end - start, order))
+        };
         Self {
             features: filter.features.to_vec(),
             feature_count: config.hyena_emb_dim,
             time: filter.time.to_vec(),
             deltas: filter.deltas.to_vec(),
             skip: filter.skip.to_vec(),
-            forward: mlp(&filter.forward),
-            reverse: mlp(&filter.reverse),
+            sine: mlps.map(|mlp| sine_mlp(config, mlp)),
+            projections: (0..hidden).step_by(CHUNK).map(chunk).collect(),
         }
     }
 
-    fn filter(&self, compute: &Compute, plans: &FftPlans, length: usize) -> LongFilter {
+    /// Makes the filter of `length` taps a direction for a chunk of channels, from at least as many states (or all that the
+    /// model has).
+    pub fn filter(
+        &self,
+        isa: Isa,
+        states: &[Buffer<u32>; 2],
+        (chunk, length): (usize, usize),
+        bench: Workbench<'_>,
+    ) {
+        let Workbench { taps, scratch, filter } = bench;
+        let projections = &self.projections[chunk];
         let positions = length.min(self.time.len());
-        let features = Matrix::new(&self.features[..positions * self.feature_count], self.feature_count);
-        let taps = |mlp: &FilterMlp| mlp.taps(compute, features, &self.time[..positions], &self.deltas);
-        let taps = FilterTaps { forward: taps(&self.forward), reverse: taps(&self.reverse) };
-        LongFilter::new(compute, plans, &taps, &self.skip, length)
+        let channels = chunk * CHUNK..chunk * CHUNK + projections[0].outputs();
+        let window = FilterWindow { time: &self.time[..positions], deltas: &self.deltas[channels.clone()] };
+        taps.iter_mut().for_each(|taps| taps.resize(positions * channels.len()));
+        let states = [0, 1].map(|direction| {
+            let (states, projection) = (&states[direction], &projections[direction]);
+            let words = projection.precision().words(projection.inputs());
+            Activations::words(projection.precision(), Matrix::new(states, words)).slice(0..positions)
+        });
+        let outs = taps.each_mut().map(|taps| MatrixMut::new(taps, channels.len()));
+        filter_taps(isa, states, projections.each_ref(), window, outs);
+        let taps = taps.each_ref().map(|taps| Matrix::new(taps, channels.len()));
+        filter.set(isa, scratch, taps, &self.skip[channels], length);
     }
 }
 
-fn packed_mlp(compute: &Compute, config: &ModelConfig, mlp: &danaus_model::FilterMlp) -> FilterMlp {
-    let sine_layer = |layer: &danaus_model::SineLayer| {
+fn sine_mlp(config: &ModelConfig, mlp: &danaus_model::FilterMlp) -> SineMlp {
+    let layer = |layer: &danaus_model::SineLayer| {
         let frequency = layer.frequency.to_vec();
         let frequency: Vec<_> = frequency.iter().map(|&f| f64::from(f) * config.hyena_w_mod).collect();
         SineLayer::new(&layer.linear.weight.to_vec(), &layer.linear.bias.to_vec(), &frequency)
     };
-    FilterMlp {
-        sine_layers: mlp.sine_layers.iter().map(sine_layer).collect(),
-        output: PackedWeight::new(
-            compute,
-            &mlp.output.to_vec(),
-            config.hidden_size,
-            config.hyena_filter_order,
-        ),
-    }
+    SineMlp::new(mlp.sine_layers.iter().map(layer).collect())
 }

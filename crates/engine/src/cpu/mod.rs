@@ -2,16 +2,21 @@
 
 mod filters;
 mod forward;
+mod mixer;
+mod mlp;
 mod pooling;
+mod team;
 mod weights;
 mod workspace;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use danaus_kernels::gemm::Precision;
 use danaus_kernels::{Compute, Texts};
 use danaus_model::{LoadedModel, ModelConfig};
 use danaus_simd::Isa;
 
+use crate::profile::{Clock, Profile, Stage};
 use crate::{Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Text};
 use filters::FilterBank;
 use weights::EncoderWeights;
@@ -26,19 +31,28 @@ pub trait Observer {
     /// `values` is `[tokens, channels]`. Stages, layer by layer: `embeddings` (once), then `short_conv`, `long_conv`,
     /// `residual_long_conv`, `mixer`, `layer`.
     fn stage(&mut self, name: &'static str, values: &[f32]);
+    /// Whether it does anything with them: some are made for it alone.
+    fn wants(&self) -> bool {
+        true
+    }
 }
 
 impl Observer for () {
     fn stage(&mut self, _: &'static str, _: &[f32]) {}
+    fn wants(&self) -> bool {
+        false
+    }
 }
 
-/// M2-BERT on the CPU, in float32.
+/// M2-BERT on the CPU.
 #[derive(Debug)]
 pub struct CpuBackend {
     info: BackendInfo,
     config: ModelConfig,
     padding: Padding,
+    precision: Precision,
     compute: Compute,
+    profile: Option<Arc<Profile>>,
     weights: EncoderWeights,
     filters: FilterBank,
     /// Buffers for as many passes as ever ran at the same time. The lock is never held during one: a caller's thread may
@@ -71,13 +85,19 @@ impl CpuBackend {
     /// system refuses.
     pub fn new(model: &LoadedModel, options: &BackendOptions) -> Result<Self, EngineError> {
         model.config.validate().map_err(|error| EngineError::InvalidModel(error.to_string()))?;
-        let dtype = match options.dtype {
-            Dtype::Auto | Dtype::F32 => "f32",
-        };
         let isa = match &options.instruction_set {
             Some(name) => Isa::by_name(name).map_err(|error| EngineError::Unsupported(error.to_string()))?,
             None => Isa::best(),
         };
+        let (precision, dtype) = match options.dtype {
+            // Where there is no instruction for it, bfloat16 only saves memory.
+            Dtype::Auto if isa.has_bf16() => (Precision::Bf16, "bf16"),
+            Dtype::Auto | Dtype::F32 => (Precision::F32, "f32"),
+            Dtype::Bf16 => (Precision::Bf16, "bf16"),
+            Dtype::Int8 => (Precision::Int8, "int8"),
+        };
+        // Taps that are eight bits coarse would be the largest error of all.
+        let filter_precision = if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 };
         let available = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or_else(available).max(1);
         let compute = Compute::new(isa, threads).map_err(|error| {
@@ -85,12 +105,19 @@ impl CpuBackend {
         })?;
         let info =
             BackendInfo { device: "cpu", instruction_set: isa.name(), dtype, threads: compute.threads() };
+        let weights = compute.enter(|| EncoderWeights::new(&compute, model, precision));
+        let filters =
+            compute.enter(|| FilterBank::new(&compute, model, filter_precision, options.filter_cache_bytes));
+        // What was packed is not needed a second time, and the embeddings' rows only now and then.
+        weights.word.release_pages();
         Ok(Self {
             info,
             config: model.config.clone(),
             padding: options.padding,
-            weights: EncoderWeights::new(&compute, model),
-            filters: FilterBank::new(&compute, model, options.filter_cache_bytes),
+            precision,
+            profile: options.profile.clone(),
+            weights,
+            filters,
             workspaces: Mutex::default(),
             compute,
         })
@@ -112,6 +139,11 @@ impl CpuBackend {
             self.forward(&pass, workspace, observer);
             workspace.hidden().to_vec()
         }))
+    }
+
+    /// Times the stages of one thread's work, if anybody wants to know.
+    fn clock(&self) -> Clock<'_> {
+        Clock::start(self.profile.as_deref())
     }
 
     /// Runs `pass` on the compute threads, with buffers of its own.
@@ -158,11 +190,14 @@ impl CpuBackend {
         self.forward(&pass, workspace, &mut ());
         let hidden = workspace.hidden();
         let width = self.config.hidden_size;
+        let mut clock = self.clock();
         let pooled = texts.iter().zip(pass.texts.iter()).map(|(text, rows)| {
             let hidden = &hidden[rows.start * width..(rows.start + text.ids.len()) * width];
             self.pool(hidden, text.pooling)
         });
-        pooled.collect()
+        let pooled = pooled.collect();
+        clock.lap(Stage::Pooling);
+        pooled
     }
 }
 

@@ -1,6 +1,6 @@
 //! One vector from a text's hidden states.
 
-use danaus_kernels::old::Epilogue;
+use danaus_kernels::gemm::{Activations, Epilogue, multiply};
 use danaus_kernels::{Matrix, MatrixMut};
 
 use super::CpuBackend;
@@ -25,13 +25,9 @@ impl CpuBackend {
     fn pooler(&self, x: &[f32]) -> Vec<f32> {
         let (pooler, width) = (&self.weights.pooler, x.len());
         let mut out = vec![0.0; width];
+        let input = Activations::plain(Matrix::new(x, width));
         let epilogue = Epilogue::Bias(&pooler.bias);
-        pooler.weight.multiply(
-            &self.compute,
-            Matrix::new(x, width),
-            MatrixMut::new(&mut out, width),
-            epilogue,
-        );
+        multiply(&pooler.weight, input, MatrixMut::new(&mut out, width), epilogue);
         out.iter_mut().for_each(|x| *x = x.tanh());
         out
     }

@@ -1,8 +1,18 @@
 //! The encoder's weights, packed for the kernels.
 
-use danaus_kernels::old::PackedWeight;
+use std::ops::Range;
+
+use danaus_kernels::gemm::{PackedWeight, Precision};
 use danaus_kernels::{Compute, ShortFilter};
 use danaus_model::{LayerNorm, Linear, LoadedModel, ModelConfig, Tensor};
+
+use super::team::map;
+
+/// Channels that one task of the sequence mixer takes: three cache lines of a row, and one panel of the widest products.
+pub(super) const CHUNK: usize = 48;
+
+/// Outputs of a part of the mixer's last product: what is handed to threads where there are few rows.
+pub(super) const PART: usize = 96;
 
 /// All weights but the long filters' (see [`FilterBank`](super::filters::FilterBank)).
 #[derive(Debug)]
@@ -15,26 +25,50 @@ pub(super) struct EncoderWeights {
     pub token_type: Vec<f32>,
     pub norm: Norm,
     pub layers: Vec<LayerWeights>,
-    /// `[H, H]`
+    /// `[H, H]`, in float32.
     pub pooler: Affine,
 }
 
 /// One layer's weights.
 #[derive(Debug)]
 pub(super) struct LayerWeights {
-    /// `[3H, H]`
-    pub in_linear: Affine,
-    /// Over 3H channels.
-    pub short_filter: ShortFilter,
-    /// `[H, H]`
-    pub out_linear: Affine,
-    /// N blocks [2I/N, H/N]
-    pub gated: Vec<PackedWeight>,
-    /// N blocks [H/N, I/N]
-    pub down: Vec<PackedWeight>,
-    /// `[H]`
-    pub down_bias: Vec<f32>,
+    /// What each chunk of channels needs before the long convolutions.
+    pub chunks: Vec<ChunkWeights>,
+    /// Parts `[PART, H]` of the mixer's last product `[H, H]`.
+    pub out_linear: Vec<Affine>,
+    /// What each diagonal block of the MLP's second product needs, the first product included.
+    pub blocks: Vec<BlockWeights>,
     pub norm: Norm,
+}
+
+/// What a chunk of n channels needs before the long convolutions.
+#[derive(Debug)]
+pub(super) struct ChunkWeights {
+    pub channels: Range<usize>,
+    /// `[3n, H]`: the rows of x1, x2 and v for these channels.
+    pub in_linear: Affine,
+    /// Over the same 3n channels.
+    pub short_filter: ShortFilter,
+}
+
+/// A diagonal block of the MLP's second product, with what feeds it.
+#[derive(Debug)]
+pub(super) struct BlockWeights {
+    /// The columns of the first product that this block takes in, in order.
+    pub gated: Vec<GatedPart>,
+    /// `[H/N, I/N]`
+    pub down: Affine,
+}
+
+/// Columns of the first product: both halves of the gate, each from one diagonal block.
+#[derive(Debug)]
+pub(super) struct GatedPart {
+    /// First column within the block that takes them in.
+    pub start: usize,
+    /// Diagonal block of the activated half, and its rows.
+    pub activated: (usize, PackedWeight),
+    /// Diagonal block of the other half, and its rows.
+    pub gate: (usize, PackedWeight),
 }
 
 /// A dense layer.
@@ -51,53 +85,119 @@ pub(super) struct Norm {
     pub bias: Vec<f32>,
 }
 
+/// Packs weights of one model.
+struct Packer<'a> {
+    compute: &'a Compute,
+    config: &'a ModelConfig,
+    precision: Precision,
+}
+
 impl EncoderWeights {
-    pub fn new(compute: &Compute, model: &LoadedModel) -> Self {
-        let weights = &model.weights;
-        let hidden = model.config.hidden_size;
-        let mut token_type = vec![0.0; hidden];
+    pub fn new(compute: &Compute, model: &LoadedModel, precision: Precision) -> Self {
+        let (weights, config) = (&model.weights, &model.config);
+        let packer = Packer { compute, config, precision };
+        let mut token_type = vec![0.0; config.hidden_size];
         weights.embeddings.token_type.copy_row(0, &mut token_type);
         Self {
             word: weights.embeddings.word.clone(),
             position: weights.embeddings.position.clone(),
             token_type,
             norm: Norm::new(&weights.embeddings.layer_norm),
-            layers: weights
-                .layers
-                .iter()
-                .map(|layer| LayerWeights::new(compute, &model.config, layer))
-                .collect(),
-            pooler: Affine::new(compute, &weights.pooler, hidden),
+            layers: map(compute, &weights.layers, |layer| packer.layer(layer)),
+            pooler: Packer { precision: Precision::F32, ..packer }.affine(
+                &weights.pooler.weight.values(),
+                &weights.pooler.bias.values(),
+                config.hidden_size,
+            ),
         }
     }
 }
 
-impl LayerWeights {
-    fn new(compute: &Compute, config: &ModelConfig, layer: &danaus_model::Layer) -> Self {
-        let (hidden, blocks) = (config.hidden_size, config.monarch_mlp_nblocks);
-        let packed = |weight: &Tensor, inputs: usize| {
-            let values = weight.to_vec();
-            let block = values.len() / blocks;
-            let pack = |weight: &[f32]| PackedWeight::new(compute, weight, block / inputs, inputs);
-            values.chunks_exact(block).map(pack).collect()
-        };
-        let short = &layer.short_filter;
-        Self {
-            in_linear: Affine::new(compute, &layer.in_linear, hidden),
-            short_filter: ShortFilter::new(&short.weight.to_vec(), &short.bias.to_vec()),
-            out_linear: Affine::new(compute, &layer.out_linear, hidden),
-            gated: packed(&layer.gated_layers, hidden / blocks),
-            down: packed(&layer.wo.weight, config.intermediate_size / blocks),
-            down_bias: layer.wo.bias.to_vec(),
+impl Packer<'_> {
+    fn layer(&self, layer: &danaus_model::Layer) -> LayerWeights {
+        let hidden = self.config.hidden_size;
+        let chunks = (0..hidden).step_by(CHUNK).map(|start| start..(start + CHUNK).min(hidden));
+        let out_weight = layer.out_linear.weight.values();
+        let out_bias = layer.out_linear.bias.values();
+        let parts = out_weight.chunks(PART * hidden).zip(out_bias.chunks(PART));
+        LayerWeights {
+            chunks: self.chunks(&layer.in_linear, &layer.short_filter, chunks),
+            out_linear: parts.map(|(weight, bias)| self.affine(weight, bias, hidden)).collect(),
+            blocks: self.blocks(&layer.gated_layers, &layer.wo),
             norm: Norm::new(&layer.layer_norm),
         }
     }
-}
 
-impl Affine {
-    fn new(compute: &Compute, linear: &Linear, inputs: usize) -> Self {
-        let (weight, bias) = (linear.weight.to_vec(), linear.bias.to_vec());
-        Self { weight: PackedWeight::new(compute, &weight, bias.len(), inputs), bias }
+    fn chunks(
+        &self,
+        in_linear: &Linear,
+        short_filter: &Linear,
+        ranges: impl Iterator<Item = Range<usize>>,
+    ) -> Vec<ChunkWeights> {
+        let hidden = self.config.hidden_size;
+        let (weight, bias) = (in_linear.weight.values(), in_linear.bias.values());
+        let (taps, short_bias) = (short_filter.weight.values(), short_filter.bias.values());
+        let chunk = |channels: Range<usize>| {
+            // The same channels of x1, x2 and v, of `width` values each.
+            let select = |values: &[f32], width: usize| -> Vec<f32> {
+                let part = |part: usize| {
+                    let first = part * hidden;
+                    values[(first + channels.start) * width..(first + channels.end) * width].iter().copied()
+                };
+                (0..3).flat_map(part).collect()
+            };
+            ChunkWeights {
+                in_linear: self.affine(&select(&weight, hidden), &select(&bias, 1), hidden),
+                short_filter: ShortFilter::new(&select(&taps, 3), &select(&short_bias, 1)),
+                channels,
+            }
+        };
+        ranges.map(chunk).collect()
+    }
+
+    /// `gated` is N blocks `[2I/N, H/N]`, `down` N blocks `[H/N, I/N]`.
+    fn blocks(&self, gated: &Tensor, down: &Linear) -> Vec<BlockWeights> {
+        let (hidden, intermediate) = (self.config.hidden_size, self.config.intermediate_size);
+        let count = self.config.monarch_mlp_nblocks;
+        let (narrow, wide) = (hidden / count, intermediate / count);
+        let (gated, weight, bias) = (gated.values(), down.weight.values(), down.bias.values());
+        let block = |index: usize| BlockWeights {
+            gated: self.gated_parts(&gated, index * wide..(index + 1) * wide),
+            down: self.affine(
+                &weight[index * narrow * wide..(index + 1) * narrow * wide],
+                &bias[index * narrow..(index + 1) * narrow],
+                wide,
+            ),
+        };
+        (0..count).map(block).collect()
+    }
+
+    /// `columns` of the activated half and their gates, cut where either goes over from one diagonal block to the next.
+    fn gated_parts(&self, gated: &[f32], columns: Range<usize>) -> Vec<GatedPart> {
+        let (intermediate, count) = (self.config.intermediate_size, self.config.monarch_mlp_nblocks);
+        let (inputs, outputs) = (self.config.hidden_size / count, 2 * intermediate / count);
+        let pack = |column: usize, width: usize| {
+            let weight = &gated[column * inputs..(column + width) * inputs];
+            (column / outputs, PackedWeight::new(self.compute.isa(), self.precision, weight, width, inputs))
+        };
+        let mut parts = Vec::new();
+        let mut column = columns.start;
+        while column < columns.end {
+            let left = |column: usize| outputs - column % outputs;
+            let width = left(column).min(left(intermediate + column)).min(columns.end - column);
+            parts.push(GatedPart {
+                start: column - columns.start,
+                activated: pack(column, width),
+                gate: pack(intermediate + column, width),
+            });
+            column += width;
+        }
+        parts
+    }
+
+    fn affine(&self, weight: &[f32], bias: &[f32], inputs: usize) -> Affine {
+        let weight = PackedWeight::new(self.compute.isa(), self.precision, weight, bias.len(), inputs);
+        Affine { weight, bias: bias.to_vec() }
     }
 }
 

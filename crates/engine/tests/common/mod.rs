@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use danaus_engine::{Backend, BackendOptions, CpuBackend, Padding, Pooling, Text, finish};
+use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Padding, Pooling, Text, finish};
 use danaus_model::{LoadedModel, ModelConfig, synthetic};
 use danaus_simd::Isa;
 use serde::Deserialize;
@@ -73,13 +73,15 @@ pub fn read<T: for<'de> Deserialize<'de>>(path: &str) -> T {
 /// A backend on the instruction set that `DANAUS_ISA` names, or else the CPU's best.
 pub fn backend(model: &LoadedModel, padding: Padding) -> CpuBackend {
     let instruction_set = std::env::var("DANAUS_ISA").ok();
-    CpuBackend::new(model, &BackendOptions { padding, instruction_set, ..BackendOptions::default() }).unwrap()
+    let options = BackendOptions { padding, dtype: Dtype::F32, instruction_set, ..BackendOptions::default() };
+    CpuBackend::new(model, &options).unwrap()
 }
 
 /// A backend for each instruction set of this machine.
 pub fn backends(model: &LoadedModel, padding: Padding) -> Vec<CpuBackend> {
     let options = |isa: Isa| BackendOptions {
         padding,
+        dtype: Dtype::F32,
         instruction_set: Some(isa.name().to_owned()),
         ..BackendOptions::default()
     };

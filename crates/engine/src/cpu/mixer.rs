@@ -1,0 +1,185 @@
+//! The sequence mixer: mixes along the tokens of each text, channel by channel.
+//!
+//! `mixed = long_conv(v * x1) * x2 + residual_long_conv(hidden)`, where x1, x2 and v are `short_conv(in_linear(hidden))`. All
+//! of it works on channels apart once the product is done, so a task takes a chunk of channels through all its steps: what
+//! it makes in between never leaves its thread, and threads meet once a layer.
+
+use danaus_kernels::gemm::{Activations, Epilogue, multiply};
+use danaus_kernels::{
+    ConvEpilogue, ConvScratch, LongFilter, Matrix, MatrixMut, short_conv_gate, short_conv_in_place,
+};
+
+use super::filters::{Branch, FilterPlan, LayerStates, Source, Workbench};
+use super::weights::{CHUNK, ChunkWeights};
+use super::workspace::{ChunkBuffers, Workspace};
+use super::{CpuBackend, Observer, Pass};
+use crate::profile::Stage;
+
+/// What an observer sees of the mixer's insides.
+struct Probe {
+    /// `[tokens, 3H]`
+    short_conv: Vec<f32>,
+    /// `[tokens, H]`
+    long_conv: Vec<f32>,
+    /// `[tokens, H]`
+    residual: Vec<f32>,
+}
+
+/// A chunk's columns of a [`Probe`].
+struct ChunkProbe<'a> {
+    /// Of x1, x2 and v.
+    short_conv: [MatrixMut<'a>; 3],
+    long_conv: MatrixMut<'a>,
+    residual: MatrixMut<'a>,
+}
+
+/// One layer's mixing, to be done chunk by chunk.
+struct Mixing<'a> {
+    backend: &'a CpuBackend,
+    layer: usize,
+    pass: &'a Pass,
+    plan: &'a FilterPlan,
+    states: Option<&'a LayerStates>,
+    /// The layer's input `[tokens, H]`.
+    input: Matrix<'a>,
+    /// The same in the products' precision.
+    activations: Activations<'a>,
+}
+
+/// What one task takes.
+struct Chunk<'a> {
+    index: usize,
+    weights: &'a ChunkWeights,
+    /// The chunk's columns of the result.
+    out: MatrixMut<'a>,
+    probe: Option<ChunkProbe<'a>>,
+}
+
+impl CpuBackend {
+    /// Leaves the mixed sequences in `workspace.mixed`.
+    pub(super) fn mix_sequence(
+        &self,
+        layer: usize,
+        pass: &Pass,
+        plan: &FilterPlan,
+        workspace: &mut Workspace,
+        observer: &mut (dyn Observer + Send),
+    ) {
+        let width = self.config.hidden_size;
+        let mut probe = observer.wants().then(|| Probe::new(pass.ids.len(), width));
+        let states = plan.layer_states(&self.filters, &self.compute, layer, &mut workspace.states);
+        let input = Matrix::new(&workspace.hidden, width);
+        let activations = workspace.encoded.block(self.encoding(1), input, 0);
+        let mixing = Mixing { backend: self, layer, pass, plan, states, input, activations };
+        let outs = MatrixMut::new(&mut workspace.mixed, width).split_columns(CHUNK);
+        let mut probes = probe.as_mut().map_or_else(Vec::new, |probe| probe.split(width)).into_iter();
+        let chunks = self.weights.layers[layer].chunks.iter().zip(outs).enumerate();
+        let chunks =
+            chunks.map(|(index, (weights, out))| Chunk { index, weights, out, probe: probes.next() });
+        let workers = &workspace.workers;
+        self.compute.for_each_item(chunks.collect(), |chunk, worker| {
+            mixing.chunk(chunk, &mut workers[worker].chunk())
+        });
+        if let Some(Probe { short_conv, long_conv, residual }) = probe {
+            observer.stage("short_conv", &short_conv);
+            observer.stage("long_conv", &long_conv);
+            observer.stage("residual_long_conv", &residual);
+        }
+    }
+}
+
+impl Mixing<'_> {
+    fn chunk(&self, chunk: Chunk<'_>, buffers: &mut ChunkBuffers) {
+        let Chunk { index, weights, mut out, mut probe } = chunk;
+        let (isa, texts) = (self.backend.compute.isa(), &self.pass.texts);
+        let mut clock = self.backend.clock();
+        let width = weights.channels.len();
+        buffers.projected.resize(self.input.rows() * 3 * width);
+        let linear = &weights.in_linear;
+        let mut projected = MatrixMut::new(&mut buffers.projected, 3 * width);
+        multiply(&linear.weight, self.activations, projected.reborrow(), Epilogue::Bias(&linear.bias));
+        clock.lap(Stage::InLinear);
+        if let Some(probe) = &mut probe {
+            let mut plain = projected.view().to_vec();
+            let mut plain = MatrixMut::new(&mut plain, 3 * width);
+            short_conv_in_place(isa, plain.reborrow(), texts, &weights.short_filter);
+            for (part, target) in probe.short_conv.iter_mut().enumerate() {
+                target.copy_from(plain.view().columns(part * width, width));
+            }
+        }
+        short_conv_gate(isa, projected.reborrow(), texts, &weights.short_filter);
+        clock.lap(Stage::ShortConvolution);
+        let ChunkBuffers { projected, convolution, taps, filter } = buffers;
+        let projected = Matrix::new(projected, 3 * width);
+        let (x2, gated) = (projected.columns(width, width), projected.columns(2 * width, width));
+        let input = self.input.columns(weights.channels.start, width);
+        for branch in [Branch::Mixer, Branch::Residual] {
+            let x = if branch == Branch::Mixer { gated } else { input };
+            let mut made = None;
+            for (rows, source) in texts.iter().zip(&self.plan.sources) {
+                let filter = match source {
+                    Source::Kept(kept) => kept.filter(self.layer, branch, index),
+                    &Source::Made(length) => {
+                        if made.replace(length) != Some(length) {
+                            let states = self.states.expect("a plan with filters to make has states");
+                            let generator = self.backend.filters.generator(self.layer, branch);
+                            let bench = Workbench { taps, scratch: convolution, filter };
+                            generator.filter(isa, states.of(branch), (index, length), bench);
+                            clock.lap(Stage::Filters);
+                        }
+                        &*filter
+                    }
+                };
+                let epilogue = match branch {
+                    Branch::Mixer => ConvEpilogue::Gate(x2.slice(rows.clone())),
+                    Branch::Residual => ConvEpilogue::Add,
+                };
+                let x = x.slice(rows.clone());
+                if let Some(probe) = &mut probe {
+                    probe.convolve(branch, filter, convolution, x, rows.clone());
+                }
+                filter.convolve(convolution, x, out.reborrow().slice(rows), epilogue);
+                clock.lap(Stage::LongConvolution);
+            }
+        }
+    }
+}
+
+impl Probe {
+    fn new(tokens: usize, width: usize) -> Self {
+        let zeros = |width| vec![0.0; tokens * width];
+        Self { short_conv: zeros(3 * width), long_conv: zeros(width), residual: zeros(width) }
+    }
+
+    /// The columns of each chunk.
+    fn split(&mut self, width: usize) -> Vec<ChunkProbe<'_>> {
+        let parts = MatrixMut::new(&mut self.short_conv, 3 * width).split_columns(width);
+        let mut parts = parts.into_iter().map(|part| part.split_columns(CHUNK));
+        let mut next = || parts.next().expect("three parts").into_iter();
+        let (x1, x2, v) = (next(), next(), next());
+        let long_conv = MatrixMut::new(&mut self.long_conv, width).split_columns(CHUNK);
+        let residual = MatrixMut::new(&mut self.residual, width).split_columns(CHUNK);
+        let chunks = x1.zip(x2).zip(v).zip(long_conv).zip(residual);
+        let chunk = |((((x1, x2), v), long_conv), residual)| ChunkProbe {
+            short_conv: [x1, x2, v],
+            long_conv,
+            residual,
+        };
+        chunks.map(chunk).collect()
+    }
+}
+
+impl ChunkProbe<'_> {
+    /// The convolution by itself.
+    fn convolve(
+        &mut self,
+        branch: Branch,
+        filter: &LongFilter,
+        scratch: &mut ConvScratch,
+        x: Matrix<'_>,
+        rows: std::ops::Range<usize>,
+    ) {
+        let target = if branch == Branch::Mixer { &mut self.long_conv } else { &mut self.residual };
+        filter.convolve(scratch, x, target.reborrow().slice(rows), ConvEpilogue::Store);
+    }
+}
