@@ -4,9 +4,7 @@
 mod common;
 
 use common::{CASE_TIME, values};
-use danaus_kernels::{
-    Buffer, MatrixMut, ShortFilter, Texts, layer_norm_rows, short_conv_gate, short_conv_in_place,
-};
+use danaus_kernels::{Buffer, MatrixMut, ShortFilter, Texts, layer_norm, short_conv, short_conv_gate};
 use danaus_simd::Isa;
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -33,17 +31,17 @@ fn matrix(count: usize) -> Buffer<f32> {
 
 /// Rows that stay in the level-2 cache, as in the engine's row tasks.
 #[divan::bench(args = [1, 96], max_time = CASE_TIME)]
-fn layer_norm(bencher: Bencher<'_, '_>, rows: usize) {
+fn norm(bencher: Bencher<'_, '_>, rows: usize) {
     let (mut x, weight, bias) = (matrix(rows * HIDDEN), matrix(HIDDEN), matrix(HIDDEN));
     bencher
         .counter(ItemsCount::new(rows * HIDDEN))
-        .bench_local(|| layer_norm_rows(Isa::best(), MatrixMut::new(&mut x, HIDDEN), &weight, &bias, 1e-5));
+        .bench_local(|| layer_norm(Isa::best(), MatrixMut::new(&mut x, HIDDEN), &weight, &bias, 1e-5));
 }
 
 /// A kernel of a chunk's short convolution.
 type ShortConv = fn(Isa, MatrixMut<'_>, &Texts, &ShortFilter);
 
-fn short_conv(bencher: Bencher<'_, '_>, tokens: usize, kernel: ShortConv) {
+fn time(bencher: Bencher<'_, '_>, tokens: usize, kernel: ShortConv) {
     let texts: Texts = [tokens].into_iter().collect();
     // Taps small enough that the values stay normal when the convolution is applied again and again.
     let taps: Vec<f32> = values(3 * CHUNK).iter().map(|tap| 0.3 * tap).collect();
@@ -57,11 +55,11 @@ fn short_conv(bencher: Bencher<'_, '_>, tokens: usize, kernel: ShortConv) {
 /// The convolution alone.
 #[divan::bench(args = TOKENS, max_time = CASE_TIME)]
 fn short_convolution(bencher: Bencher<'_, '_>, tokens: usize) {
-    short_conv(bencher, tokens, short_conv_in_place);
+    time(bencher, tokens, short_conv);
 }
 
 /// With the gate after it.
 #[divan::bench(args = TOKENS, max_time = CASE_TIME)]
 fn short_convolution_and_gate(bencher: Bencher<'_, '_>, tokens: usize) {
-    short_conv(bencher, tokens, short_conv_gate);
+    time(bencher, tokens, short_conv_gate);
 }

@@ -3,7 +3,7 @@
 //! Polynomials were fitted by Lawson's algorithm (iteratively reweighted least squares), which approaches the
 //! smallest largest error.
 
-use std::f64::consts::{LOG2_E, PI};
+use std::f64::consts::PI;
 
 use danaus_simd::Simd;
 
@@ -33,22 +33,6 @@ pub(crate) fn sin<S: Simd>(simd: S, x: f64) -> f64 {
     let s = simd.scalar_mul_add_f64(r * r2, p, r);
     // An odd number of half turns changes the sign.
     f64::from_bits(s.to_bits() ^ (shifted.to_bits() << 63))
-}
-
-/// `e^x` for `x <= 0`: the power of two through the exponent's bits, the rest by a Taylor polynomial of degree 9.
-#[inline(always)]
-pub(crate) fn exp_negative(x: f64) -> f64 {
-    let x = x.max(-700.0);
-    let shifted = x * LOG2_E + ROUND;
-    let r = x - (shifted - ROUND) * std::f64::consts::LN_2;
-    let mut p = 1.0 / 362_880.0;
-    for coefficient in
-        [1.0 / 40_320.0, 1.0 / 5_040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0]
-    {
-        p = p * r + coefficient;
-    }
-    let power = f64::from_bits((shifted.to_bits() << 52).wrapping_add(1023 << 52));
-    p * power
 }
 
 /// As [`ROUND`], for float32 of magnitude below 2^22.
@@ -125,16 +109,6 @@ mod tests {
             }
             assert!(isa.run(Sine(f64::NAN)).is_nan());
         }
-    }
-
-    #[test]
-    fn exponential_is_within_one_ulp() {
-        for x in sweep(-90.0, 0.0) {
-            let expected = f64::from(x).exp();
-            assert!((exp_negative(f64::from(x)) - expected).abs() <= 1e-9 * expected, "exp({x})");
-        }
-        assert_eq!(exp_negative(0.0), 1.0);
-        assert_eq!(exp_negative(f64::NEG_INFINITY) as f32, 0.0);
     }
 
     /// Runs `f` on every instruction set.

@@ -1,7 +1,7 @@
 //! LayerNorm and the short convolution on views, against their float64 twins, on every instruction set of this machine.
 
 use danaus_kernels::{
-    Matrix, MatrixMut, ShortFilter, Texts, layer_norm_rows, reference, short_conv_gate, short_conv_in_place,
+    Matrix, MatrixMut, ShortFilter, Texts, layer_norm, reference, short_conv, short_conv_gate,
 };
 use danaus_simd::Isa;
 use proptest::prelude::*;
@@ -61,7 +61,7 @@ proptest! {
         let expected = reference::layer_norm(&wide(&x), &wide(&weight), &wide(&bias), 1e-3);
         let mut all = Vec::new();
         for isa in Isa::available() {
-            let out = in_a_view(&x, channels, shift, |x| layer_norm_rows(isa, x, &weight, &bias, 1e-3));
+            let out = in_a_view(&x, channels, shift, |x| layer_norm(isa, x, &weight, &bias, 1e-3));
             // The mean's own rounding is of the offset's size, and the scale magnifies it up to 30 times.
             assert_close(&out, &expected, 1e-5 + 1e-5 * f64::from(offset.abs()), isa.name());
             all.push(bits(&out));
@@ -88,7 +88,7 @@ proptest! {
         }).collect();
         expected.extend(wide(&x[texts.rows() * channels..]));
         for isa in Isa::available() {
-            let out = in_a_view(&x, channels, shift, |x| short_conv_in_place(isa, x, &texts, &filter));
+            let out = in_a_view(&x, channels, shift, |x| short_conv(isa, x, &texts, &filter));
             assert_close(&out, &expected, 1e-6, isa.name());
         }
     }
@@ -105,7 +105,7 @@ proptest! {
         let filter = ShortFilter::new(&values(seed ^ 1, 9 * n), &values(seed ^ 2, 3 * n));
         for isa in Isa::available() {
             let mut expected = x.clone();
-            short_conv_in_place(isa, MatrixMut::new(&mut expected, 3 * n), &texts, &filter);
+            short_conv(isa, MatrixMut::new(&mut expected, 3 * n), &texts, &filter);
             for row in expected.chunks_exact_mut(3 * n) {
                 let (x1, v) = row.split_at_mut(2 * n);
                 v.iter_mut().zip(x1).for_each(|(v, x1)| *v *= *x1);
@@ -136,13 +136,13 @@ fn values_that_are_not_finite_stay_in_their_text_or_row() {
                 assert!(reached || bits(out) == bits(expected), "row {row}");
             }
             let (weight, bias) = (values(4, channels), values(5, channels));
-            layer_norm_rows(isa, MatrixMut::new(&mut x, channels), &weight, &bias, 1e-5);
+            layer_norm(isa, MatrixMut::new(&mut x, channels), &weight, &bias, 1e-5);
             for (row, x) in x.chunks_exact(channels).enumerate() {
                 assert_eq!(x.iter().all(|x| x.is_finite()), row != 4, "row {row}");
             }
         }
-        layer_norm_rows(isa, MatrixMut::new(&mut [], 3), &[1.0; 3], &[0.0; 3], 1e-5);
-        short_conv_in_place(
+        layer_norm(isa, MatrixMut::new(&mut [], 3), &[1.0; 3], &[0.0; 3], 1e-5);
+        short_conv(
             isa,
             MatrixMut::new(&mut [], 3),
             &Texts::default(),

@@ -3,7 +3,6 @@
 //! One of the two crates of the workspace that may hold unsafe code (the other is `danaus-kernels`).
 
 mod isa;
-mod lanes;
 mod mapped_file;
 mod portable;
 mod simd;
@@ -11,6 +10,5 @@ mod simd;
 mod x86;
 
 pub use isa::{Isa, IsaParseError, Vectorized};
-pub use lanes::Lanes;
 pub use mapped_file::MappedFile;
 pub use simd::Simd;

@@ -20,8 +20,10 @@ const KEYS: [&str; 9] = [
 
 #[test]
 fn measurements_as_json() {
-    let mut bench =
-        danaus_with(small_model(), "bench --json --lengths 8,300,1 --batch 3 --seconds 0 --threads 2");
+    let mut bench = danaus_with(
+        small_model(),
+        "bench --json --lengths 8,300,1 --batch 3 --seconds 0 --threads 2 --dtype int8",
+    );
     let run = run(&mut bench).exits(0);
     let measurements: Vec<Value> = serde_json::from_slice(&run.stdout).unwrap();
     assert_eq!(measurements.len(), 3);
@@ -30,7 +32,7 @@ fn measurements_as_json() {
         assert_eq!(keys, BTreeSet::from(KEYS));
         let number = |key: &str| measurement[key].as_f64().unwrap_or_else(|| panic!("{key}: {measurement}"));
         assert_eq!([number("length"), number("batch"), number("threads")], [length, 3.0, 2.0]);
-        assert_eq!(measurement["dtype"], "f32");
+        assert_eq!(measurement["dtype"], "int8");
         assert!(number("min_ms") > 0.0 && number("min_ms") <= number("median_ms"), "{measurement}");
         let rate = 3.0 * length / (number("median_ms") / 1e3);
         assert!((number("tokens_per_second") / rate - 1.0).abs() < 1e-6, "{measurement}");

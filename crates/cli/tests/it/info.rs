@@ -16,7 +16,7 @@ fn the_model_the_machine_and_the_build() {
         ("max_tokens", json!(SMALL_LENGTH)),
         ("layers", json!(2)),
         ("device", json!("cpu")),
-        ("dtype", json!("f32")),
+        ("dtype", json!(if danaus_engine::Isa::best().has_bf16() { "bf16" } else { "f32" })),
         ("threads", json!(2)),
         ("padding", json!("max-length")),
         ("synthetic", json!(true)),

@@ -141,8 +141,10 @@ fn assert_golden(model: &Path, fixture: &Path) {
             let cases: Vec<&Case> = golden.cases.iter().filter(of_this).collect();
             assert!(!cases.is_empty());
             let input: String = cases.iter().map(|case| format!("{:?}\n", case.ids)).collect();
-            let mut command =
-                danaus_with(model, &format!("embed --input ids --pooling {pooling} --padding {padding}"));
+            let mut command = danaus_with(
+                model,
+                &format!("embed --input ids --dtype f32 --pooling {pooling} --padding {padding}"),
+            );
             let got = rows(&run_with(&mut command, input.as_bytes()).exits(0).stdout);
             assert_eq!(got.len(), cases.len());
             for (got, case) in got.iter().zip(&cases) {

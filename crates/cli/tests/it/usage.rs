@@ -39,7 +39,7 @@ fn usage_errors_exit_with_2_and_help() {
     run(&mut danaus(&["serve", "--shutdown-timeout", "soon"])).fails(2, &["expected a number of seconds"]);
     run(&mut danaus(&["info", "--threads", "100000"])).fails(2, &["--threads", "from 1 to 1024"]);
     run(&mut danaus(&["info", "--device", "tpu"])).fails(2, &["\"tpu\"", "auto, cpu, cuda, metal"]);
-    run(&mut danaus(&["info", "--dtype", "f8"])).fails(2, &["\"f8\"", "auto, f32"]);
+    run(&mut danaus(&["info", "--dtype", "f8"])).fails(2, &["\"f8\"", "auto, f32, bf16, int8"]);
     run(&mut danaus(&["serve", "--pooling", "max"])).fails(2, &["\"max\"", "mean, cls, model"]);
     run(&mut danaus(&["serve", "--padding", "left"])).fails(2, &["\"left\"", "none, max-length"]);
     run(&mut danaus(&["synth", "--config", "80m-2k"])).fails(2, &["--out <DIR>"]);

@@ -5,9 +5,7 @@
 //! it makes in between never leaves its thread, and threads meet once a layer.
 
 use danaus_kernels::gemm::{Activations, Epilogue, multiply};
-use danaus_kernels::{
-    ConvEpilogue, ConvScratch, LongFilter, Matrix, MatrixMut, short_conv_gate, short_conv_in_place,
-};
+use danaus_kernels::{ConvEpilogue, ConvScratch, LongFilter, Matrix, MatrixMut, short_conv, short_conv_gate};
 
 use super::filters::{Branch, FilterPlan, LayerStates, Source, Workbench};
 use super::weights::{CHUNK, ChunkWeights};
@@ -102,7 +100,7 @@ impl Mixing<'_> {
         if let Some(probe) = &mut probe {
             let mut plain = projected.view().to_vec();
             let mut plain = MatrixMut::new(&mut plain, 3 * width);
-            short_conv_in_place(isa, plain.reborrow(), texts, &weights.short_filter);
+            short_conv(isa, plain.reborrow(), texts, &weights.short_filter);
             for (part, target) in probe.short_conv.iter_mut().enumerate() {
                 target.copy_from(plain.view().columns(part * width, width));
             }

@@ -5,7 +5,7 @@
 //! few, all threads share each step, so that every weight is read by one of them.
 
 use danaus_kernels::gemm::{Activations, Epilogue, GatedOutput, Precision, multiply, multiply_gated};
-use danaus_kernels::{Matrix, MatrixMut, layer_norm_rows};
+use danaus_kernels::{Matrix, MatrixMut, layer_norm};
 
 use super::team::Team;
 use super::weights::{Affine, BlockWeights, LayerWeights, Norm, PART};
@@ -158,7 +158,7 @@ impl CpuBackend {
         team.for_each(parts.collect(), |(mut hidden, encoded), _| {
             let mut clock = self.clock();
             let epsilon = self.config.layer_norm_eps as f32;
-            layer_norm_rows(self.compute.isa(), hidden.reborrow(), &norm.weight, &norm.bias, epsilon);
+            layer_norm(self.compute.isa(), hidden.reborrow(), &norm.weight, &norm.bias, epsilon);
             clock.lap(Stage::LayerNorm);
             self.encoding(1).encode(hidden.view(), encoded);
             clock.lap(Stage::Encoding);

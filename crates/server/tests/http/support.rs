@@ -8,7 +8,9 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Request, StatusCode};
-use danaus_engine::{Backend, BackendInfo, BackendOptions, EngineError, Pooling, Text, finish, load_backend};
+use danaus_engine::{
+    Backend, BackendInfo, BackendOptions, Dtype, EngineError, Pooling, Text, finish, load_backend,
+};
 use danaus_model::{ModelConfig, Tokenizer};
 use danaus_server::{AppState, ModelInfo, ServerConfig, Service, app};
 use serde_json::Value;
@@ -30,7 +32,7 @@ static MODEL: LazyLock<(Arc<dyn Backend>, Arc<Tokenizer>)> = LazyLock::new(|| {
         ..ModelConfig::m2_bert_80m(MAX_TOKENS)
     };
     let model = danaus_model::synthetic(&config, 1);
-    let options = BackendOptions { threads: Some(1), ..BackendOptions::default() };
+    let options = BackendOptions { threads: Some(1), dtype: Dtype::F32, ..BackendOptions::default() };
     let backend = load_backend(&model, &options).expect("the small model fits the CPU backend");
     (backend, Arc::new(Tokenizer::bert_base_uncased()))
 });
