@@ -260,6 +260,9 @@ pub struct BenchArgs {
     /// Seconds to measure each length for, after a warm-up (at least three passes, at most 200)
     #[arg(long, env = "DANAUS_SECONDS", default_value = "3", value_name = "SECONDS", value_parser = seconds)]
     pub seconds: std::time::Duration,
+    /// Show where the time goes: each stage's share, and how near the machine's peak (measured first) its products come
+    #[arg(long, env = "DANAUS_PROFILE", value_parser = BoolishValueParser::new())]
+    pub profile: bool,
     /// Measure what the machine itself reaches, without a model: arithmetic in each precision, reading each cache and memory
     #[arg(long, env = "DANAUS_ROOFLINE", value_parser = BoolishValueParser::new())]
     pub roofline: bool,

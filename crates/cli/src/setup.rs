@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use danaus_engine::{Backend, BackendOptions, Padding, Pooling, Text};
+use danaus_engine::{Backend, BackendOptions, Padding, Pooling, Profile, Text};
 use danaus_model::{HubOptions, LoadOptions, LoadedModel, ModelSource, Tokenizer};
 
 use crate::args::{ComputeArgs, ModelArgs};
@@ -36,6 +36,15 @@ impl ComputeArgs {
 
 /// Loads a model and makes its backend, saying how long each took.
 pub fn load(options: &LoadOptions, compute: &ComputeArgs) -> anyhow::Result<(LoadedModel, Arc<dyn Backend>)> {
+    load_profiled(options, compute, None)
+}
+
+/// As [`load`], for a backend that counts the time of its stages in `profile`.
+pub fn load_profiled(
+    options: &LoadOptions,
+    compute: &ComputeArgs,
+    profile: Option<Arc<Profile>>,
+) -> anyhow::Result<(LoadedModel, Arc<dyn Backend>)> {
     compute.device.check()?;
     if let (Some(revision), false) = (&options.revision, matches!(options.source, ModelSource::Hub(_))) {
         tracing::warn!("revision {revision} is ignored: {} is no hub model", options.source);
@@ -45,7 +54,8 @@ pub fn load(options: &LoadOptions, compute: &ComputeArgs) -> anyhow::Result<(Loa
     let model = danaus_model::load(options)
         .with_context(|| format!("the model {} cannot be loaded", options.source))?;
     let loaded = started.elapsed();
-    let backend = danaus_engine::load_backend(&model, &compute.backend_options())?;
+    let backend =
+        danaus_engine::load_backend(&model, &BackendOptions { profile, ..compute.backend_options() })?;
     if model.synthetic {
         tracing::warn!("the weights of {} are synthetic: its vectors carry no meaning", model.id);
     }

@@ -1,15 +1,18 @@
 //! `danaus bench`
 
+mod profile;
 mod roofline;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use danaus_engine::{Backend, Pooling, Text};
+use danaus_engine::{Backend, Padding, Pooling, Profile, Text, measure_peaks};
 use danaus_model::synthetic::uniform;
 use danaus_model::{HubOptions, LoadOptions};
 use serde::Serialize;
 
+use self::profile::{Profiler, StageTime};
 use crate::args::BenchArgs;
 use crate::{setup, stdout};
 
@@ -29,6 +32,9 @@ struct Measurement {
     tokens_per_second: f64,
     /// Most memory resident while this length was measured, the model included; `null` where the system does not tell.
     peak_rss_mb: Option<f64>,
+    /// Where the time went, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<Vec<StageTime>>,
 }
 
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
@@ -37,17 +43,28 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     }
     let (source, revision) = (args.model.clone(), args.revision.clone());
     let options = LoadOptions { source, revision, hub: HubOptions::from_env() };
-    let (model, backend) = setup::load(&options, &args.compute)?;
+    let profile = args.profile.then(Arc::<Profile>::default);
+    let (model, backend) = setup::load_profiled(&options, &args.compute, profile.clone())?;
     let (max_tokens, vocabulary) = (backend.max_tokens(), model.config.vocab_size);
-    drop(model);
     if let Some(length) = args.lengths.iter().find(|&&length| length > max_tokens) {
         bail!("length {length}: the model takes at most {max_tokens} tokens");
     }
+    let profiler = match profile {
+        Some(profile) => {
+            let peaks = measure_peaks(&args.compute.backend_options())?;
+            let padded_to = (args.compute.padding == Padding::MaxLength).then_some(max_tokens);
+            Some(Profiler { profile, peaks, config: model.config.clone(), padded_to })
+        }
+        None => None,
+    };
+    drop(model);
     let mut measurements = Vec::new();
     for &length in &args.lengths {
-        let measurement = measure(&*backend, &texts(length, args.batch, vocabulary), args.seconds)?;
+        let texts = texts(length, args.batch, vocabulary);
+        let measurement = measure(&*backend, &texts, args.seconds, profiler.as_ref())?;
         if !args.json {
-            print(&measurement, measurements.is_empty())?;
+            print(&measurement, measurements.is_empty() || args.profile)?;
+            measurement.profile.as_deref().map_or(Ok(()), profile::print)?;
         }
         measurements.push(measurement);
     }
@@ -65,12 +82,20 @@ fn texts(length: usize, batch: usize, vocabulary: usize) -> Vec<Vec<u32>> {
         .collect()
 }
 
-fn measure(backend: &dyn Backend, texts: &[Vec<u32>], at_least: Duration) -> anyhow::Result<Measurement> {
+fn measure(
+    backend: &dyn Backend,
+    texts: &[Vec<u32>],
+    at_least: Duration,
+    profiler: Option<&Profiler>,
+) -> anyhow::Result<Measurement> {
     let batch: Vec<_> = texts.iter().map(|ids| Text { ids, pooling: Pooling::Mean }).collect();
     reset_peak();
     // The first pass makes filters and buffers, the second is the first at full speed.
     backend.embed(&batch)?;
     backend.embed(&batch)?;
+    if let Some(profiler) = profiler {
+        profiler.profile.reset();
+    }
     let mut times = Vec::new();
     let started = Instant::now();
     while times.len() < *PASSES.start() || (times.len() < *PASSES.end() && started.elapsed() < at_least) {
@@ -78,6 +103,7 @@ fn measure(backend: &dyn Backend, texts: &[Vec<u32>], at_least: Duration) -> any
         backend.embed(&batch)?;
         times.push(pass.elapsed().as_secs_f64());
     }
+    let stages = profiler.map(|profiler| profiler.stages(&times, texts, backend.info()));
     times.sort_by(f64::total_cmp);
     let (length, median) = (texts.first().map_or(0, Vec::len), times[times.len() / 2]);
     Ok(Measurement {
@@ -90,6 +116,7 @@ fn measure(backend: &dyn Backend, texts: &[Vec<u32>], at_least: Duration) -> any
         min_ms: times[0] * 1e3,
         tokens_per_second: (length * texts.len()) as f64 / median,
         peak_rss_mb: peak(),
+        profile: stages,
     })
 }
 

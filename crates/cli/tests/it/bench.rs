@@ -86,6 +86,23 @@ fn the_machine_without_a_model() {
 }
 
 #[test]
+fn where_the_time_goes() {
+    let bench = |args: &str| {
+        let args = format!("bench --profile --lengths 40 --seconds 0 --threads 2 {args}");
+        run(&mut danaus_with(small_model(), &args)).exits(0)
+    };
+    let measurements: Value = serde_json::from_slice(&bench("--json --batch 4").stdout).unwrap();
+    let stages = measurements[0]["profile"].as_array().unwrap();
+    let sum: f64 = stages.iter().map(|stage| stage["share"].as_f64().unwrap()).sum();
+    assert!((0.99..1.2).contains(&sum), "the stages and the waiting fill the pass: {stages:?}");
+    let products: Vec<_> = stages.iter().filter(|stage| stage["share_of_peak"].is_f64()).collect();
+    assert_eq!(products.len(), 4, "{stages:?}");
+    assert!(products.iter().all(|stage| stage["gops"].as_f64().is_some_and(|rate| rate > 0.0)), "{stages:?}");
+    let text = bench("").text();
+    assert!(["in_linear", "long_conv", "share of peak"].iter().all(|part| text.contains(part)), "{text}");
+}
+
+#[test]
 fn the_instruction_set_that_was_asked_for() {
     let bench = |name: &str| {
         let mut bench = danaus_with(small_model(), "bench --json --lengths 2 --seconds 0");
