@@ -74,7 +74,8 @@ impl Plan {
     }
 }
 
-/// The radix of every level, whose product is `length`: eights but for the first one or two.
+/// The radix of every level, whose product is `length`: eights, but for a six at the root of a length that is no power of
+/// two, and fours above the leaves, where a level is cheapest: its points are in the nearest cache.
 fn radices(length: usize) -> Vec<usize> {
     let mut radices = Vec::new();
     let mut rest = length;
@@ -83,12 +84,14 @@ fn radices(length: usize) -> Vec<usize> {
         rest /= 6;
     }
     let fours = [0, 2, 1][rest.trailing_zeros() as usize % 3];
-    radices.resize(radices.len() + fours, 4);
     rest >>= 2 * fours;
-    while rest > 1 {
+    while rest > LEAF {
         radices.push(8);
         rest /= 8;
     }
+    radices.resize(radices.len() + fours, 4);
+    radices.push(LEAF);
+    rest /= LEAF;
     assert!(rest == 1 && radices.len() > 1 && radices.iter().product::<usize>() == length, "{length} points");
     radices
 }
