@@ -4,7 +4,9 @@
 mod common;
 
 use common::{CASE_TIME, values};
-use danaus_kernels::{Buffer, ConvEpilogue, ConvScratch, LongFilter, Matrix, MatrixMut, filter_length};
+use danaus_kernels::{
+    Buffer, ConvEpilogue, ConvScratch, FilterForm, LongFilter, Matrix, MatrixMut, filter_length,
+};
 use danaus_simd::Isa;
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -22,11 +24,15 @@ fn main() {
     divan::main();
 }
 
+fn form(length: usize) -> FilterForm {
+    FilterForm { isa: Isa::best(), length, compact: false }
+}
+
 fn filter(scratch: &mut ConvScratch, tokens: usize) -> LongFilter {
     let mut filter = LongFilter::default();
     let (taps, skip) = (values(tokens * CHANNELS), values(CHANNELS));
     let taps = Matrix::new(&taps, CHANNELS);
-    filter.set(Isa::best(), scratch, [taps, taps], &skip, filter_length(tokens));
+    filter.set(form(filter_length(tokens)), scratch, [taps, taps], &skip);
     filter
 }
 
@@ -69,6 +75,6 @@ fn from_taps(bencher: Bencher<'_, '_>, length: usize) {
     let (taps, skip) = (values(length * CHANNELS), values(CHANNELS));
     bencher.counter(ItemsCount::new(2 * length * CHANNELS)).bench_local(|| {
         let taps = Matrix::new(&taps, CHANNELS);
-        filter.set(Isa::best(), &mut scratch, [taps, taps], &skip, length);
+        filter.set(form(length), &mut scratch, [taps, taps], &skip);
     });
 }

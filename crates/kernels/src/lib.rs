@@ -29,7 +29,7 @@ pub use buffer::{Buffer, Word};
 pub use compute::Compute;
 pub use implicit_filter::{FilterWindow, SineLayer, SineMlp, filter_taps};
 pub use layer_norm::layer_norm;
-pub use long_conv::{ConvEpilogue, ConvScratch, LongFilter, filter_length};
+pub use long_conv::{ConvEpilogue, ConvScratch, FilterForm, LongFilter, filter_length};
 pub use matrix::{Matrix, MatrixMut};
 pub use peaks::{Caches, Peaks, Rates, measure as measure_peaks};
 pub use short_conv::{ShortFilter, short_conv, short_conv_gate};

@@ -1,6 +1,8 @@
 //! The long convolution against its float64 twin, on every instruction set of this machine.
 
-use danaus_kernels::{ConvEpilogue, ConvScratch, LongFilter, Matrix, MatrixMut, filter_length, reference};
+use danaus_kernels::{
+    ConvEpilogue, ConvScratch, FilterForm, LongFilter, Matrix, MatrixMut, filter_length, reference,
+};
 use danaus_simd::Isa;
 use proptest::prelude::*;
 
@@ -16,6 +18,11 @@ fn values(seed: u64, count: usize) -> Vec<f32> {
 
 fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().copied().map(f64::from).collect()
+}
+
+/// The form of a filter for texts of so many tokens.
+fn form(isa: Isa, tokens: usize, compact: bool) -> FilterForm {
+    FilterForm { isa, length: filter_length(tokens), compact }
 }
 
 /// A text with its filter: `C` channels, all matrices in the columns from `gap` on of wider ones.
@@ -60,7 +67,7 @@ impl Case {
     fn filter(&self, isa: Isa, scratch: &mut ConvScratch, data: &Data) -> LongFilter {
         let mut filter = LongFilter::default();
         let taps = [0, 1].map(|i| self.view(&data.taps[i]));
-        filter.set(isa, scratch, taps, &data.skip, filter_length(self.tokens));
+        filter.set(form(isa, self.tokens, false), scratch, taps, &data.skip);
         filter
     }
 
@@ -210,7 +217,7 @@ fn neither_scratch_nor_a_filters_past_changes_bits() {
             let poison = Data { x: vec![f32::NAN; data.x.len()], ..case.data() };
             case.convolve(&filter, &mut scratch, &poison, 0);
             let taps = [0, 1].map(|i| case.view(&data.taps[i]));
-            reused.set(isa, &mut scratch, taps, &data.skip, filter_length(case.tokens));
+            reused.set(form(isa, case.tokens, false), &mut scratch, taps, &data.skip);
             let again = case.convolve(&reused, &mut scratch, &data, 0);
             assert!(bits(&fresh) == bits(&again), "{}: {} tokens", isa.name(), case.tokens);
         }
@@ -267,8 +274,8 @@ fn memory_is_what_it_says() {
     for (tokens, channels) in [(5, 48), (64, 20), (300, 1)] {
         let case = Case { tokens, channels, positions: tokens, gap: 0, seed: 2 };
         let filter = case.filter(Isa::best(), &mut ConvScratch::default(), &case.data());
-        let length = filter_length(tokens);
-        assert_eq!((filter.length(), filter.bytes()), (length, LongFilter::bytes_for(length, channels)));
+        let form = form(Isa::best(), tokens, false);
+        assert_eq!((filter.length(), filter.bytes()), (filter_length(tokens), form.bytes(channels)));
     }
     assert_eq!((LongFilter::default().length(), LongFilter::default().bytes()), (0, 0));
 }
@@ -300,4 +307,35 @@ fn no_tokens_no_work() {
     let case = Case { tokens: 0, channels: 3, positions: 0, gap: 0, seed: 2 };
     let filter = case.filter(isa, &mut scratch, &case.data());
     assert!(case.convolve(&filter, &mut scratch, &case.data(), 0).is_empty());
+}
+
+/// A compact spectrum differs by what rounding to 16 bits costs, and takes half the memory.
+#[test]
+fn a_compact_filter_is_as_accurate_as_16_bits() {
+    for (isa, tokens) in
+        Isa::available().into_iter().flat_map(|isa| [(isa, 20), (isa, 64), (isa, 700), (isa, 2500)])
+    {
+        let case = Case { tokens, channels: 37, positions: tokens, gap: 1, seed: 12 };
+        let data = case.data();
+        let mut scratch = ConvScratch::default();
+        let exact = case.filter(isa, &mut scratch, &data);
+        let taps = [0, 1].map(|i| case.view(&data.taps[i]));
+        let mut compact = LongFilter::default();
+        compact.set(form(isa, tokens, true), &mut scratch, taps, &data.skip);
+        assert_eq!(compact.bytes(), form(isa, tokens, true).bytes(37));
+        let [exact, got] = [&exact, &compact].map(|filter| {
+            let out = case.convolve(filter, &mut scratch, &data, 0);
+            case.view(&out).to_vec()
+        });
+        let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
+        let error = square(&mut got.iter().zip(&exact).map(|(a, b)| f64::from(a - b)));
+        let relative = (error / square(&mut exact.iter().map(|&x| f64::from(x)))).sqrt();
+        if tokens <= 32 {
+            assert_eq!(bits(&got), bits(&exact), "{}: a sum has no spectrum", isa.name());
+        } else {
+            assert!(relative > 1e-6 && relative < 2e-4, "{}, {tokens} tokens: {relative:e}", isa.name());
+            let spare = 4 * 37usize.next_multiple_of(16);
+            assert_eq!(2 * (compact.bytes() - spare), form(isa, tokens, false).bytes(37));
+        }
+    }
 }

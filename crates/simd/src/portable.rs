@@ -64,6 +64,14 @@ impl Simd for Portable {
         words.map(f32::from_bits)
     }
     #[inline(always)]
+    fn first_i16(self, words: Self::Words) -> Self::F32 {
+        words.map(|word| ((word << 16).cast_signed() >> 16) as f32)
+    }
+    #[inline(always)]
+    fn second_i16(self, words: Self::Words) -> Self::F32 {
+        words.map(|word| (word.cast_signed() >> 16) as f32)
+    }
+    #[inline(always)]
     fn dot_bf16(self, sum: Self::F32, a: Self::Words, b: Self::Words) -> Self::F32 {
         // A bfloat16 is the upper half of a float32.
         let first = |words: Self::Words| words.map(|word| f32::from_bits(word << 16));

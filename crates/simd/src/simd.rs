@@ -6,7 +6,8 @@
 /// that are plain loops over slices need no more than being compiled for the instruction set; those that must keep values
 /// in registers (tiles of matrix products, butterflies of transforms) use the vectors.
 ///
-/// `Words` are lanes of 32 bits that hold one float32, two bfloat16 or four 8-bit integers, the first in the low bits.
+/// `Words` are lanes of 32 bits that hold one float32, two bfloat16 or 16-bit integers, or four 8-bit integers, the first in the
+/// low bits.
 pub trait Simd: Copy + Send + Sync {
     /// 32-bit lanes of a vector.
     const LANES: usize;
@@ -53,6 +54,10 @@ pub trait Simd: Copy + Send + Sync {
     unsafe fn load_words(self, from: *const u32) -> Self::Words;
     /// The words' bits as float32 values.
     fn floats(self, words: Self::Words) -> Self::F32;
+    /// The first (lower) of the two signed 16-bit integers of each word.
+    fn first_i16(self, words: Self::Words) -> Self::F32;
+    /// The second (upper) of the two signed 16-bit integers of each word.
+    fn second_i16(self, words: Self::Words) -> Self::F32;
     /// `sum + a[0] * b[0] + a[1] * b[1]` of the two bfloat16 values of each word. Whether denormals count and how often the
     /// sum is rounded is the instruction set's own.
     fn dot_bf16(self, sum: Self::F32, a: Self::Words, b: Self::Words) -> Self::F32;

@@ -75,6 +75,14 @@ impl Simd for Avx512 {
         unsafe { _mm512_castsi512_ps(words) }
     }
     #[inline(always)]
+    fn first_i16(self, words: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(words))) }
+    }
+    #[inline(always)]
+    fn second_i16(self, words: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_srai_epi32::<16>(words)) }
+    }
+    #[inline(always)]
     fn dot_bf16(self, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
         // SAFETY: besides the instruction, two types of 512 bits without invalid values.
         unsafe {
@@ -176,6 +184,14 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn floats(self, words: __m256i) -> __m256 {
         unsafe { _mm256_castsi256_ps(words) }
+    }
+    #[inline(always)]
+    fn first_i16(self, words: __m256i) -> __m256 {
+        unsafe { _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(words))) }
+    }
+    #[inline(always)]
+    fn second_i16(self, words: __m256i) -> __m256 {
+        unsafe { _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(words)) }
     }
     #[inline(always)]
     fn dot_bf16(self, sum: __m256, a: __m256i, b: __m256i) -> __m256 {

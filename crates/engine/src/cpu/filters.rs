@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use danaus_kernels::gemm::{Activations, PackedWeight, Precision};
 use danaus_kernels::{
-    Buffer, Compute, ConvScratch, FilterWindow, LongFilter, Matrix, MatrixMut, SineLayer, SineMlp,
-    filter_length, filter_taps,
+    Buffer, Compute, ConvScratch, FilterForm, FilterWindow, LongFilter, Matrix, MatrixMut, SineLayer,
+    SineMlp, filter_length, filter_taps,
 };
-use danaus_model::{LoadedModel, ModelConfig};
+use danaus_model::{LoadedModel, ModelConfig, Tensor};
 use danaus_simd::Isa;
 
 use super::team::map;
@@ -42,6 +42,7 @@ pub(super) enum Branch {
 pub(super) struct FilterBank {
     /// The mixer's and the residual's filter of each layer.
     generators: Vec<[Generator; 2]>,
+    isa: Isa,
     precision: Precision,
     channels: usize,
     budget: usize,
@@ -108,8 +109,8 @@ pub(super) struct Workbench<'a> {
 /// What generates one filter.
 #[derive(Debug)]
 pub(super) struct Generator {
-    /// `[L, E]`
-    features: Vec<f32>,
+    /// `[L, E]`; stays memory-mapped.
+    features: Tensor,
     feature_count: usize,
     /// `[L]`
     time: Vec<f32>,
@@ -131,7 +132,7 @@ impl FilterBank {
                 .map(|filter| Generator::new(compute.isa(), precision, &model.config, filter))
         });
         let channels = model.config.hidden_size;
-        Self { generators, precision, channels, budget, kept: Mutex::default() }
+        Self { generators, isa: compute.isa(), precision, channels, budget, kept: Mutex::default() }
     }
 
     /// Where the filters of a pass over texts of these lengths come from. Makes and keeps those that are worth it.
@@ -151,6 +152,11 @@ impl FilterBank {
 
     pub fn generator(&self, layer: usize, branch: Branch) -> &Generator {
         &self.generators[layer][branch as usize]
+    }
+
+    /// The form of filters of `length` taps: as compact as the products' precision allows.
+    pub fn form(&self, length: usize) -> FilterForm {
+        FilterForm { isa: self.isa, length, compact: self.precision != Precision::F32 }
     }
 
     fn source(&self, compute: &Compute, length: usize) -> Source {
@@ -179,7 +185,7 @@ impl FilterBank {
                     let (mut taps, mut scratch) = Default::default();
                     let mut filter = LongFilter::default();
                     let bench = Workbench { taps: &mut taps, scratch: &mut scratch, filter: &mut filter };
-                    generator.filter(compute.isa(), states.of(branch), (chunk, length), bench);
+                    generator.filter(self.form(length), states.of(branch), chunk, bench);
                     filter
                 })
             })
@@ -212,17 +218,19 @@ impl FilterBank {
     /// States of the first `positions` positions in a layer.
     fn generate(&self, compute: &Compute, layer: usize, positions: usize, states: &mut LayerStates) {
         let mut tasks = Vec::new();
-        for (generator, states) in self.generators[layer].iter().zip(&mut states.0) {
+        let features = self.generators[layer].each_ref().map(|generator| generator.features.values());
+        for ((generator, features), states) in self.generators[layer].iter().zip(&features).zip(&mut states.0)
+        {
+            let features = Matrix::new(features, generator.feature_count);
             for (sine, states) in generator.sine.iter().zip(states) {
                 let width = self.precision.words(sine.states());
                 states.resize(positions * width);
                 let outs = MatrixMut::new(states, width).split_rows(POSITIONS_PER_TASK);
-                tasks.extend(outs.into_iter().enumerate().map(|(index, out)| (generator, sine, index, out)));
+                tasks.extend(outs.into_iter().enumerate().map(|(index, out)| (features, sine, index, out)));
             }
         }
-        compute.for_each_item(tasks, |(generator, sine, index, out), _| {
+        compute.for_each_item(tasks, |(features, sine, index, out), _| {
             let start = index * POSITIONS_PER_TASK;
-            let features = Matrix::new(&generator.features, generator.feature_count);
             let features = features.slice(start..start + out.rows());
             match self.precision {
                 Precision::F32 => sine.write_states(compute.isa(), features, out.floats()),
@@ -248,7 +256,7 @@ impl FilterBank {
 
     fn filter_bytes<'a>(&self, lengths: impl Iterator<Item = &'a usize>) -> usize {
         let count = 2 * self.generators.len();
-        lengths.map(|&length| count * LongFilter::bytes_for(length, self.channels)).sum()
+        lengths.map(|&length| count * self.form(length).bytes(self.channels)).sum()
     }
 
     fn states_bytes(&self, positions: usize) -> usize {
@@ -306,7 +314,7 @@ impl Generator {
             weights.map(|weight| PackedWeight::new(isa, precision, weight, end - start, order))
         };
         Self {
-            features: filter.features.to_vec(),
+            features: filter.features.clone(),
             feature_count: config.hyena_emb_dim,
             time: filter.time.to_vec(),
             deltas: filter.deltas.to_vec(),
@@ -316,18 +324,12 @@ impl Generator {
         }
     }
 
-    /// Makes the filter of `length` taps a direction for a chunk of channels, from at least as many states (or all that the
+    /// Makes the filter of that form for a chunk of channels, from at least as many states (or all that the
     /// model has).
-    pub fn filter(
-        &self,
-        isa: Isa,
-        states: &[Buffer<u32>; 2],
-        (chunk, length): (usize, usize),
-        bench: Workbench<'_>,
-    ) {
+    pub fn filter(&self, form: FilterForm, states: &[Buffer<u32>; 2], chunk: usize, bench: Workbench<'_>) {
         let Workbench { taps, scratch, filter } = bench;
         let projections = &self.projections[chunk];
-        let positions = length.min(self.time.len());
+        let positions = form.length.min(self.time.len());
         let channels = chunk * CHUNK..chunk * CHUNK + projections[0].outputs();
         let window = FilterWindow { time: &self.time[..positions], deltas: &self.deltas[channels.clone()] };
         taps.iter_mut().for_each(|taps| taps.resize(positions * channels.len()));
@@ -337,9 +339,9 @@ impl Generator {
             Activations::words(projection.precision(), Matrix::new(states, words)).slice(0..positions)
         });
         let outs = taps.each_mut().map(|taps| MatrixMut::new(taps, channels.len()));
-        filter_taps(isa, states, projections.each_ref(), window, outs);
+        filter_taps(form.isa, states, projections.each_ref(), window, outs);
         let taps = taps.each_ref().map(|taps| Matrix::new(taps, channels.len()));
-        filter.set(isa, scratch, taps, &self.skip[channels], length);
+        filter.set(form, scratch, taps, &self.skip[channels]);
     }
 }
 

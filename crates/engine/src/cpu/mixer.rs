@@ -122,7 +122,8 @@ impl Mixing<'_> {
                             let states = self.states.expect("a plan with filters to make has states");
                             let generator = self.backend.filters.generator(self.layer, branch);
                             let bench = Workbench { taps, scratch: convolution, filter };
-                            generator.filter(isa, states.of(branch), (index, length), bench);
+                            let form = self.backend.filters.form(length);
+                            generator.filter(form, states.of(branch), index, bench);
                             clock.lap(Stage::Filters);
                         }
                         &*filter

@@ -8,7 +8,7 @@ use danaus_kernels::gemm::{Activations, Epilogue, GatedOutput, Precision, multip
 use danaus_kernels::{Matrix, MatrixMut, layer_norm};
 
 use super::team::Team;
-use super::weights::{Affine, BlockWeights, LayerWeights, Norm, PART};
+use super::weights::{Affine, BlockWeights, LayerWeights, Norm, PART, down_precision};
 use super::workspace::{EncodedMut, Encoding, GatedBuffers, RowBuffers, Worker, Workspace};
 use super::{CpuBackend, Observer};
 use crate::profile::Stage;
@@ -80,7 +80,7 @@ impl CpuBackend {
 
         let product = Matrix::new(product, width);
         self.encode(team, product, product_encoded.prepare(blocks, count), blocks);
-        let narrow = width / layer.blocks.len();
+        let (narrow, wide) = (width / layer.blocks.len(), self.gated_encoding().inputs);
         let outs = hidden.reborrow().split_columns(narrow);
         let tasks = layer.blocks.iter().zip(outs).enumerate();
         team.for_each(tasks.collect(), |(index, (block, out)), worker| {
@@ -89,8 +89,7 @@ impl CpuBackend {
             let mut clock = self.clock();
             self.gate(block, activations, count, buffers);
             clock.lap(Stage::Gated);
-            let gated = self.encode_gated(count, buffers);
-            clock.lap(Stage::Encoding);
+            let gated = buffers.encoded.block(self.gated_encoding(), Matrix::new(&buffers.plain, wide), 0);
             let residual = product.columns(index * narrow, narrow);
             multiply(&block.down.weight, gated, out, Epilogue::BiasResidual(&block.down.bias, residual));
             clock.lap(Stage::Down);
@@ -98,7 +97,7 @@ impl CpuBackend {
         self.normalise(team, hidden, &layer.norm, encoded);
     }
 
-    /// The gated activations `[rows, I/N]` that a diagonal block of the second product takes in.
+    /// The gated activations `[rows, I/N]` that a diagonal block of the second product takes in, in its precision.
     fn gate<'a>(
         &self,
         block: &BlockWeights,
@@ -113,23 +112,12 @@ impl CpuBackend {
         for part in &block.gated {
             let [activated, gate] =
                 [&part.activated, &part.gate].map(|(block, weight)| (activations(*block), weight));
-            let out = match self.precision {
-                Precision::Bf16 => GatedOutput::Bf16(encoded.words.reborrow()),
-                Precision::F32 | Precision::Int8 => GatedOutput::F32(MatrixMut::new(plain, encoding.inputs)),
+            let out = match encoding.precision {
+                Precision::F32 => GatedOutput::F32(MatrixMut::new(plain, encoding.inputs)),
+                Precision::Bf16 | Precision::Int8 => GatedOutput::Bf16(encoded.words.reborrow()),
             };
             multiply_gated(activated, gate, out, part.start);
         }
-    }
-
-    /// What [`gate`](Self::gate) left, in the products' precision: as bfloat16, it was written so.
-    fn encode_gated<'a>(&self, rows: usize, buffers: &'a mut GatedBuffers) -> Activations<'a> {
-        let encoding = self.gated_encoding();
-        let GatedBuffers { plain, encoded } = buffers;
-        let plain = Matrix::new(plain, encoding.inputs);
-        if self.precision == Precision::Int8 {
-            encoding.encode(plain, encoded.prepare(encoding, rows));
-        }
-        encoded.block(encoding, plain, 0)
     }
 
     fn encode(&self, team: Team<'_>, x: Matrix<'_>, out: EncodedMut<'_>, encoding: Encoding) {
@@ -167,16 +155,14 @@ impl CpuBackend {
 
     /// How hidden states are encoded, in `blocks` diagonal blocks.
     pub(super) fn encoding(&self, blocks: usize) -> Encoding {
-        self.encoding_of(self.config.hidden_size / blocks, blocks)
+        let inputs = self.config.hidden_size / blocks;
+        Encoding { isa: self.compute.isa(), precision: self.precision, blocks, inputs }
     }
 
     /// How a diagonal block's gated activations are encoded.
     fn gated_encoding(&self) -> Encoding {
-        self.encoding_of(self.config.intermediate_size / self.config.monarch_mlp_nblocks, 1)
-    }
-
-    fn encoding_of(&self, inputs: usize, blocks: usize) -> Encoding {
-        Encoding { isa: self.compute.isa(), precision: self.precision, blocks, inputs }
+        let inputs = self.config.intermediate_size / self.config.monarch_mlp_nblocks;
+        Encoding { isa: self.compute.isa(), precision: down_precision(self.precision), blocks: 1, inputs }
     }
 }
 

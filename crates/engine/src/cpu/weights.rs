@@ -14,6 +14,15 @@ pub(super) const CHUNK: usize = 48;
 /// Outputs of a part of the mixer's last product: what is handed to threads where there are few rows.
 pub(super) const PART: usize = 96;
 
+/// The precision of the MLP's second product, where the other products have `precision`: GELU and gate leave a few large
+/// values among many small ones, which would share an 8-bit scale.
+pub(super) fn down_precision(precision: Precision) -> Precision {
+    match precision {
+        Precision::F32 => Precision::F32,
+        Precision::Bf16 | Precision::Int8 => Precision::Bf16,
+    }
+}
+
 /// All weights but the long filters' (see [`FilterBank`](super::filters::FilterBank)).
 #[derive(Debug)]
 pub(super) struct EncoderWeights {
@@ -163,7 +172,7 @@ impl Packer<'_> {
         let (gated, weight, bias) = (gated.values(), down.weight.values(), down.bias.values());
         let block = |index: usize| BlockWeights {
             gated: self.gated_parts(&gated, index * wide..(index + 1) * wide),
-            down: self.affine(
+            down: Packer { precision: down_precision(self.precision), ..*self }.affine(
                 &weight[index * narrow * wide..(index + 1) * narrow * wide],
                 &bias[index * narrow..(index + 1) * narrow],
                 wide,

@@ -24,7 +24,7 @@ use crate::buffer::Buffer;
 use crate::matrix::{Matrix, MatrixMut};
 use plan::Plan;
 use rows::{Finish, Rows, Sink};
-use transform::{Points, Taps};
+use transform::{CompactSpectrum, Points, Spectrum, Taps};
 
 /// The longest text that is convolved by the sum: below it, that is both faster and simpler.
 const DIRECT_TOKENS: usize = 32;
@@ -64,62 +64,76 @@ pub struct ConvScratch {
     results: Buffer<f32>,
 }
 
+/// What a filter is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilterForm {
+    /// Where it runs.
+    pub isa: Isa,
+    /// Taps in each direction, a [`filter_length`].
+    pub length: usize,
+    /// Whether its spectrum is kept as 16-bit integers with a scale for each channel, in half the memory. (A filter that is
+    /// convolved by the sum never is.)
+    pub compact: bool,
+}
+
+impl FilterForm {
+    /// Memory that a new filter over `channels` channels takes.
+    pub fn bytes(self, channels: usize) -> usize {
+        self.words(channels) * size_of::<u32>()
+    }
+
+    /// Words of a filter: whole cache lines of channels, whatever the vectors.
+    fn words(self, channels: usize) -> usize {
+        self.panel_rows() * channels.next_multiple_of(WIDEST)
+    }
+
+    /// Vectors of a panel of a filter.
+    fn panel_rows(self) -> usize {
+        match self.length {
+            length if length <= DIRECT_TOKENS => 2 * length - 1,
+            length if self.compact => 1 + length,
+            length => 2 * length,
+        }
+    }
+}
+
 /// One filter over C channels, ready to convolve texts of one [`filter_length`].
 ///
 /// The default one is empty: [`set`](LongFilter::set) fills it.
 #[derive(Debug, Default)]
 pub struct LongFilter {
-    length: usize,
+    form: Option<FilterForm>,
     channels: usize,
-    isa: Option<Isa>,
     /// Panel by panel: taps `[2 * length - 1][lane]`, from the one on the last token to the one on the first, or a
-    /// spectrum `[length][real, imaginary][lane]`.
-    values: Buffer<f32>,
+    /// [`Spectrum`] or [`CompactSpectrum`]. Bits of float32, but for the last.
+    words: Buffer<u32>,
 }
 
 impl LongFilter {
-    /// Makes this the filter of `length` taps a direction, for texts with that [`filter_length`], reusing its memory.
+    /// Makes this a filter for texts of the form's length, reusing its memory.
     ///
     /// `taps` are the forward and the reverse ones `[positions, C]`: those from `positions` on are zero. `skip` is `[C]`.
-    /// The filter runs on `isa`.
     ///
     /// # Panics
-    /// Where `length` is no [`filter_length`], the channels disagree or there are more taps than `length`.
-    pub fn set(
-        &mut self,
-        isa: Isa,
-        scratch: &mut ConvScratch,
-        taps: [Matrix<'_>; 2],
-        skip: &[f32],
-        length: usize,
-    ) {
-        assert_eq!(filter_length(length), length, "length");
+    /// Where the form's length is no [`filter_length`], the channels disagree or there are more taps than that.
+    pub fn set(&mut self, form: FilterForm, scratch: &mut ConvScratch, taps: [Matrix<'_>; 2], skip: &[f32]) {
+        assert_eq!(filter_length(form.length), form.length, "length");
         for taps in taps {
-            assert!(taps.cols() == skip.len() && taps.rows() <= length, "taps");
+            assert!(taps.cols() == skip.len() && taps.rows() <= form.length, "taps");
         }
-        (self.length, self.channels, self.isa) = (length, skip.len(), Some(isa));
-        self.values.resize(Self::values_for(length, skip.len()));
-        isa.run(Set { values: &mut self.values, scratch, taps, skip, length });
+        (self.form, self.channels) = (Some(form), skip.len());
+        self.words.resize(form.words(skip.len()));
+        form.isa.run(Set { words: &mut self.words, form, scratch, taps, skip });
     }
 
     /// Number of taps in each direction; 0 for an empty filter.
     pub fn length(&self) -> usize {
-        self.length
+        self.form.map_or(0, |form| form.length)
     }
 
-    /// Memory that its values take.
+    /// Memory that it takes.
     pub fn bytes(&self) -> usize {
-        self.values.len() * size_of::<f32>()
-    }
-
-    /// Memory that a new filter of `length` taps over `channels` channels takes.
-    pub fn bytes_for(length: usize, channels: usize) -> usize {
-        Self::values_for(length, channels) * size_of::<f32>()
-    }
-
-    /// Whole cache lines of channels, whatever the vectors.
-    fn values_for(length: usize, channels: usize) -> usize {
-        panel_rows(length) * channels.next_multiple_of(WIDEST)
+        self.words.len() * size_of::<u32>()
     }
 
     /// Convolves one text, adding the skip connection: `x` and `out` are `[tokens, C]`.
@@ -141,31 +155,27 @@ impl LongFilter {
         if x.rows() == 0 {
             return;
         }
-        assert_eq!(filter_length(x.rows()), self.length, "filter of a text");
-        let isa = self.isa.expect("a filter with a length has one");
-        isa.run(Convolve { filter: self, scratch, x, out, epilogue });
+        assert_eq!(filter_length(x.rows()), self.length(), "filter of a text");
+        let form = self.form.expect("a filter with a length has one");
+        form.isa.run(Convolve { words: &self.words, form, scratch, x, out, epilogue });
     }
 }
 
-/// Vectors of a panel of a filter.
-fn panel_rows(length: usize) -> usize {
-    if length <= DIRECT_TOKENS { 2 * length - 1 } else { 2 * length }
-}
-
 struct Set<'a> {
-    /// Of [`LongFilter::values_for`] values.
-    values: &'a mut [f32],
+    /// As many as the form says.
+    words: &'a mut [u32],
+    form: FilterForm,
     scratch: &'a mut ConvScratch,
     taps: [Matrix<'a>; 2],
     skip: &'a [f32],
-    length: usize,
 }
 
 impl Vectorized for Set<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { values, scratch, taps, skip, length } = self;
+        let Self { words, form, scratch, taps, skip } = self;
+        let length = form.length;
         for start in (0..skip.len()).step_by(S::LANES) {
             let width = S::LANES.min(skip.len() - start);
             let mut first = [0.0; WIDEST];
@@ -180,22 +190,55 @@ impl Vectorized for Set<'_> {
             }
             let [forward, reverse] = rows;
             let taps = Taps { forward, reverse, first: first.as_ptr(), length };
-            // SAFETY: the panels follow each other, and there is room for all; the taps' rows are views of a vector's
+            let panel = &mut words[start * form.panel_rows()..][..S::LANES * form.panel_rows()];
+            let data = panel.as_mut_ptr().cast::<f32>();
+            // SAFETY: the panel has room for all, and float32 may have any bits; the taps' rows are views of a vector's
             // width, or copies as wide.
             unsafe {
-                let panel = values.as_mut_ptr().add(start * panel_rows(length));
                 if length <= DIRECT_TOKENS {
-                    direct::order_taps(simd, panel, taps);
+                    direct::order_taps(simd, data, taps);
+                } else if form.compact {
+                    scratch.points.resize(Points::<S>::VALUES * length);
+                    let points = Points { simd, data: scratch.points.as_mut_ptr() };
+                    transform::spectrum(Plan::of(length), points, taps);
+                    compact::<S>(&scratch.points, panel);
                 } else {
-                    transform::spectrum(Plan::of(length), Points { simd, data: panel }, taps);
+                    transform::spectrum(Plan::of(length), Points { simd, data }, taps);
                 }
             }
         }
     }
 }
 
+/// Rounds a [`Spectrum`] to a [`CompactSpectrum`]. A channel with a value that is not finite gets a scale that is not.
+#[inline(always)]
+fn compact<S: Simd>(spectrum: &[f32], words: &mut [u32]) {
+    // Adding this rounds a float32 of magnitude below 2^22 to an integer, and leaves that in the low bits of the sum.
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
+    // As integers, magnitudes are in order, with infinity above all numbers and NaN above that.
+    let mut largest = [0; WIDEST];
+    for values in spectrum.chunks_exact(S::LANES) {
+        let pairs = largest.iter_mut().zip(values);
+        pairs.for_each(|(largest, x)| *largest = (*largest).max(x.to_bits() & 0x7fff_ffff));
+    }
+    let (steps, words) = words.split_at_mut(S::LANES);
+    let mut per_step = [0.0; WIDEST];
+    for ((step, per_step), &largest) in steps.iter_mut().zip(&mut per_step).zip(&largest) {
+        let largest = f32::from_bits(largest);
+        let value = if largest.is_finite() { largest / 32_767.0 } else { f32::NAN };
+        (*step, *per_step) = (value.to_bits(), if largest < 1e-30 { 0.0 } else { 32_767.0 / largest });
+    }
+    let rounded = |x: f32, per_step: f32| (x * per_step + ROUND).to_bits() & 0xffff;
+    for (point, words) in spectrum.chunks_exact(2 * S::LANES).zip(words.chunks_exact_mut(S::LANES)) {
+        let (re, im) = point.split_at(S::LANES);
+        let parts = words.iter_mut().zip(re).zip(im).zip(&per_step);
+        parts.for_each(|(((word, &re), &im), &step)| *word = rounded(re, step) | (rounded(im, step) << 16));
+    }
+}
+
 struct Convolve<'a> {
-    filter: &'a LongFilter,
+    words: &'a [u32],
+    form: FilterForm,
     scratch: &'a mut ConvScratch,
     x: Matrix<'a>,
     out: MatrixMut<'a>,
@@ -206,8 +249,8 @@ impl Vectorized for Convolve<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { filter, scratch, x, mut out, epilogue } = self;
-        let (length, tokens) = (filter.length, x.rows());
+        let Self { words, form, scratch, x, mut out, epilogue } = self;
+        let (length, tokens) = (form.length, x.rows());
         scratch.points.resize(Points::<S>::VALUES * length);
         for start in (0..x.cols()).step_by(S::LANES) {
             let whole = start + S::LANES <= x.cols();
@@ -223,15 +266,17 @@ impl Vectorized for Convolve<'_> {
                     finish: Finish::Store,
                 }
             };
-            // SAFETY: the filter has a panel for each of these; `points` has room for one, apart from all else; the
-            // text's and the sink's rows are views of a vector's width, or copies as wide.
+            let panel = words[start * form.panel_rows()..][..S::LANES * form.panel_rows()].as_ptr();
+            // SAFETY: the panel is whole; `points` has room for as many, apart from all else; the text's and the sink's
+            // rows are views of a vector's width, or copies as wide.
             unsafe {
-                let panel = filter.values.as_ptr().add(start * panel_rows(length));
+                let points = Points { simd, data: scratch.points.as_mut_ptr() };
                 if length <= DIRECT_TOKENS {
-                    direct::convolve(simd, panel, length, text, sink);
+                    direct::convolve(simd, panel.cast(), length, text, sink);
+                } else if form.compact {
+                    transform::convolve(Plan::of(length), points, CompactSpectrum(panel), text, sink);
                 } else {
-                    let points = Points { simd, data: scratch.points.as_mut_ptr() };
-                    transform::convolve(Plan::of(length), points, panel, text, sink);
+                    transform::convolve(Plan::of(length), points, Spectrum(panel.cast()), text, sink);
                 }
             }
             if !whole {

@@ -69,14 +69,6 @@ impl<S: Simd> Points<S> {
         }
     }
 
-    /// Asks for the points of the leaf at `index`, which need not exist.
-    #[inline(always)]
-    fn prefetch_leaf(self, index: usize) {
-        for line in (0..LEAF * Self::VALUES).step_by(WIDEST) {
-            self.simd.prefetch(self.data.wrapping_add(index * Self::VALUES + line).cast_const().cast());
-        }
-    }
-
     /// The points from `index` on.
     ///
     /// # Safety
@@ -85,6 +77,80 @@ impl<S: Simd> Points<S> {
     unsafe fn from(self, index: usize) -> Self {
         // SAFETY: the caller's.
         Self { data: unsafe { self.data.add(index * Self::VALUES) }, ..self }
+    }
+}
+
+/// What the leaves are multiplied with on the way.
+pub(super) trait Factor<S: Simd>: Copy {
+    /// Whether there is anything: without it, the way ends at the leaves.
+    const PRODUCT: bool;
+    /// The points of the leaf that starts at point `start`.
+    ///
+    /// # Safety
+    /// There are as many points.
+    unsafe fn leaf(self, simd: S, start: usize) -> [Complex<S>; LEAF];
+    /// Asks for the points of the leaf that starts at point `start`, which need not exist.
+    fn prefetch(self, simd: S, start: usize);
+}
+
+/// Nothing.
+#[derive(Clone, Copy)]
+struct Nothing;
+
+/// A spectrum `[point][real, imaginary][lane]`.
+#[derive(Clone, Copy)]
+pub(super) struct Spectrum(pub(super) *const f32);
+
+/// A spectrum in 16-bit integers: a float32 per lane, the value of a step, then words `[point][lane]` with the real part in
+/// the lower half and the imaginary part in the upper.
+#[derive(Clone, Copy)]
+pub(super) struct CompactSpectrum(pub(super) *const u32);
+
+impl<S: Simd> Factor<S> for Nothing {
+    const PRODUCT: bool = false;
+    #[inline(always)]
+    unsafe fn leaf(self, simd: S, _: usize) -> [Complex<S>; LEAF] {
+        [Complex::zero(simd); LEAF]
+    }
+    #[inline(always)]
+    fn prefetch(self, _: S, _: usize) {}
+}
+
+impl<S: Simd> Factor<S> for Spectrum {
+    const PRODUCT: bool = true;
+    #[inline(always)]
+    unsafe fn leaf(self, simd: S, start: usize) -> [Complex<S>; LEAF] {
+        // SAFETY: the caller's; the points are only read.
+        unsafe { Points { simd, data: self.0.cast_mut() }.load::<LEAF>(start, 1) }
+    }
+    #[inline(always)]
+    fn prefetch(self, simd: S, start: usize) {
+        for line in (0..LEAF * Points::<S>::VALUES).step_by(WIDEST) {
+            simd.prefetch(self.0.wrapping_add(start * Points::<S>::VALUES + line).cast());
+        }
+    }
+}
+
+impl<S: Simd> Factor<S> for CompactSpectrum {
+    const PRODUCT: bool = true;
+    #[inline(always)]
+    unsafe fn leaf(self, simd: S, start: usize) -> [Complex<S>; LEAF] {
+        let mut v = [Complex::zero(simd); LEAF];
+        // SAFETY: the steps are there, and may be any bits.
+        let step = unsafe { simd.load(self.0.cast()) };
+        for k in 0..LEAF {
+            // SAFETY: the caller's.
+            let words = unsafe { simd.load_words(self.0.add((1 + start + k) * S::LANES)) };
+            let (re, im) = (simd.first_i16(words), simd.second_i16(words));
+            v[k] = Complex { re: simd.mul(step, re), im: simd.mul(step, im) };
+        }
+        v
+    }
+    #[inline(always)]
+    fn prefetch(self, simd: S, start: usize) {
+        for line in (0..LEAF * S::LANES).step_by(WIDEST) {
+            simd.prefetch(self.0.wrapping_add((1 + start) * S::LANES + line).cast());
+        }
     }
 }
 
@@ -133,17 +199,17 @@ impl Taps {
 /// `points` are as many as the plan's, writable; `filter` as many, made by [`spectrum`]; `text` and `sink` are what their
 /// methods ask for.
 #[inline(always)]
-pub(super) unsafe fn convolve<S: Simd>(
+pub(super) unsafe fn convolve<S: Simd, F: Factor<S>>(
     plan: &Plan,
     points: Points<S>,
-    filter: *const f32,
+    filter: F,
     text: Rows,
     sink: Sink,
 ) {
     // SAFETY: the caller's.
     unsafe {
         first_level(plan, points, Source::Text(text));
-        descend(plan, points, filter, true);
+        descend(plan, points, filter);
         match plan.top.radix {
             4 => last_level::<S, 4>(plan, points, sink),
             6 => last_level::<S, 6>(plan, points, sink),
@@ -162,7 +228,7 @@ pub(super) unsafe fn spectrum<S: Simd>(plan: &Plan, points: Points<S>, taps: Tap
     // SAFETY: the caller's.
     unsafe {
         first_level(plan, points, Source::Taps(taps));
-        descend(plan, points, points.data, false);
+        descend(plan, points, Nothing);
     }
 }
 
@@ -247,12 +313,12 @@ unsafe fn last_level<S: Simd, const R: usize>(plan: &Plan, points: Points<S>, si
 }
 
 /// All levels but the root, depth first: a node's points stay in the nearest cache that holds them while its descendants
-/// are worked on. With `product`, multiplied with the filter at the leaves and up again; else only down.
+/// are worked on. With a product, multiplied with the filter at the leaves and up again; else only down.
 ///
 /// # Safety
 /// As for [`convolve`].
 #[inline(always)]
-unsafe fn descend<S: Simd>(plan: &Plan, points: Points<S>, filter: *const f32, product: bool) {
+unsafe fn descend<S: Simd, F: Factor<S>>(plan: &Plan, points: Points<S>, filter: F) {
     let length = plan.length();
     let block = plan.middle.last().map_or(length, |level| level.points);
     for start in (0..length).step_by(block) {
@@ -262,10 +328,8 @@ unsafe fn descend<S: Simd>(plan: &Plan, points: Points<S>, filter: *const f32, p
             for level in plan.middle.iter().filter(|level| start.is_multiple_of(level.points)) {
                 node::<S, false>(level, start / level.points, points);
             }
-            if product {
-                leaves::<S, true>(&plan.leaves, start..end, points, filter);
-            } else {
-                leaves::<S, false>(&plan.leaves, start..end, points, filter);
+            leaves::<S, F>(&plan.leaves, start..end, points, filter);
+            if !F::PRODUCT {
                 continue;
             }
             for level in plan.middle.iter().rev().filter(|level| end.is_multiple_of(level.points)) {
@@ -333,30 +397,27 @@ unsafe fn butterfly<S: Simd, const R: usize, const INVERSE: bool>(
     }
 }
 
-/// The leaves of the points in `range`: with `PRODUCT`, there and back, multiplied with the filter in between.
+/// The leaves of the points in `range`: with a product, there and back, multiplied with the filter in between.
 ///
 /// # Safety
-/// The points are readable and writable, and with `PRODUCT` the filter's are readable.
+/// The points are readable and writable, and the filter has as many.
 #[inline(always)]
-unsafe fn leaves<S: Simd, const PRODUCT: bool>(
+unsafe fn leaves<S: Simd, F: Factor<S>>(
     level: &Level,
     range: std::ops::Range<usize>,
     points: Points<S>,
-    filter: *const f32,
+    filter: F,
 ) {
     let simd = points.simd;
     let mut twiddles = level.twiddles(range.start / LEAF);
-    let filter = Points { simd, data: filter.cast_mut() };
     for start in range.step_by(LEAF) {
-        // SAFETY: the caller's; the filter's points are only read.
+        // SAFETY: the caller's.
         unsafe {
-            if PRODUCT {
-                filter.prefetch_leaf(start + FILTER_AHEAD);
-            }
+            filter.prefetch(simd, start + FILTER_AHEAD);
             let mut v = points.load::<LEAF>(start, 1);
             butterfly::<S, LEAF, false>(simd, &mut v, twiddles);
-            if PRODUCT {
-                let h = filter.load::<LEAF>(start, 1);
+            if F::PRODUCT {
+                let h = filter.leaf(simd, start);
                 for k in 0..LEAF {
                     v[k] = v[k].mul::<false>(simd, h[k]);
                 }
