@@ -1,12 +1,15 @@
 //! Vectors as arrays of constant length, which the compiler keeps in whatever vector registers the target has.
 
 use crate::Simd;
+use crate::simd::sealed::Sealed;
 
 /// What the compilation target guarantees: SSE2 on x86-64, NEON on aarch64.
 #[derive(Debug, Clone, Copy)]
 pub struct Portable(pub(crate) ());
 
 const LANES: usize = 4;
+
+impl Sealed for Portable {}
 
 impl Simd for Portable {
     const LANES: usize = LANES;

@@ -8,7 +8,9 @@
 ///
 /// `Words` are lanes of 32 bits that hold one float32, two bfloat16 or 16-bit integers, or four 8-bit integers, the first in the
 /// low bits.
-pub trait Simd: Copy + Send + Sync {
+///
+/// Only this crate implements it: unsafe code relies on its constants and on what its methods read and write.
+pub trait Simd: Copy + Send + Sync + sealed::Sealed {
     /// 32-bit lanes of a vector.
     const LANES: usize;
     /// Vector registers.
@@ -96,4 +98,9 @@ pub trait Simd: Copy + Send + Sync {
     fn scalar_mul_add_f64(self, a: f64, b: f64, c: f64) -> f64 {
         if Self::FUSED { a.mul_add(b, c) } else { a * b + c }
     }
+}
+
+pub(crate) mod sealed {
+    /// Of the instruction sets' tokens alone.
+    pub trait Sealed {}
 }

@@ -8,6 +8,7 @@
 use std::arch::x86_64::*;
 
 use crate::Simd;
+use crate::simd::sealed::Sealed;
 
 /// AVX-512 F, BW, DQ and VL, with BF16 and VNNI.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +22,8 @@ impl Avx512 {
         Self(())
     }
 }
+
+impl Sealed for Avx512 {}
 
 impl Simd for Avx512 {
     const LANES: usize = 16;
@@ -132,6 +135,8 @@ impl Avx2 {
         Self(())
     }
 }
+
+impl Sealed for Avx2 {}
 
 impl Simd for Avx2 {
     const LANES: usize = 8;
