@@ -41,7 +41,8 @@ impl<T: Word> Buffer<T> {
         buffer
     }
 
-    /// Makes this `length` values long: new ones have all bits zero, those that were there before keep theirs.
+    /// Makes this `length` values long. Those that were never there before have all bits zero; others are what they were
+    /// last, even where this was shorter in between.
     pub fn resize(&mut self, length: usize) {
         let lines = length.div_ceil(Line::WORDS);
         if lines > self.lines.len() {
@@ -50,15 +51,6 @@ impl<T: Word> Buffer<T> {
             self.lines.resize(lines, Line([0; Line::WORDS]));
         }
         self.length = length;
-    }
-
-    /// Gives back memory beyond `length` values.
-    pub fn shrink_to(&mut self, length: usize) {
-        if self.lines.capacity() > length.div_ceil(Line::WORDS) {
-            self.lines.truncate(length.div_ceil(Line::WORDS));
-            self.lines.shrink_to_fit();
-            self.length = self.length.min(length);
-        }
     }
 }
 
@@ -97,7 +89,7 @@ mod tests {
         buffer[16] = 3.0;
         buffer.resize(100);
         assert_eq!((buffer.len(), buffer[16], buffer[99]), (100, 3.0, 0.0));
-        buffer.shrink_to(17);
+        buffer.resize(17);
         assert_eq!((buffer.len(), buffer[16]), (17, 3.0));
         buffer.resize(0);
         assert!(buffer.is_empty());

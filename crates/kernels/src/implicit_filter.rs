@@ -255,7 +255,7 @@ impl Out<'_> {
 /// The exponential window over a filter's taps.
 #[derive(Debug, Clone, Copy)]
 pub struct FilterWindow<'a> {
-    /// `[positions]`
+    /// `[positions]`, none negative: a window that grows beyond `e^88` is not computed right.
     pub time: &'a [f32],
     /// `[channels]`
     pub deltas: &'a [f32],

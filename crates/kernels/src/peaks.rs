@@ -95,7 +95,7 @@ pub fn measure(compute: &Compute) -> Peaks {
             int8_gops: bench.arithmetic::<Int8>(),
             l1_gb_per_s: bench.private_reading(caches.l1_bytes / 8),
             l2_gb_per_s: bench.private_reading(caches.l2_bytes / 2),
-            last_level_gb_per_s: bench.shared_reading(caches.last_level_bytes / 2),
+            last_level_gb_per_s: bench.shared_reading((caches.last_level_bytes / 2).min(memory)),
             memory_gb_per_s: bench.shared_reading(memory),
         }
     };

@@ -1,32 +1,12 @@
 //! Long filters' taps against their float64 twin, on every instruction set of this machine.
 
+mod common;
+
+use common::{assert_close, bits, values, wide};
 use danaus_kernels::gemm::{Activations, PackedWeight, Precision};
 use danaus_kernels::{FilterWindow, Matrix, MatrixMut, SineLayer, SineMlp, filter_taps, reference};
 use danaus_simd::Isa;
 use proptest::prelude::*;
-
-/// Values in [-1, 1) from a multiplicative generator: reproducible and cheap.
-fn values(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().copied().map(f64::from).collect()
-}
-
-#[track_caller]
-fn assert_close(got: &[f32], expected: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(got.len(), expected.len(), "{what}");
-    for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
-        let error = (f64::from(got) - expected).abs();
-        assert!(error <= tolerance * expected.abs().max(1.0), "{what}: [{i}] is {got}, expected {expected}");
-    }
-}
 
 /// An MLP of two sine layers with frequencies up to `frequency`, and its twin without a projection.
 fn mlp(seed: u64, inputs: usize, width: usize, frequency: f64) -> (SineMlp, reference::FilterMlp) {
@@ -93,7 +73,7 @@ proptest! {
             let all = states(isa, &mlp, Matrix::new(&features, inputs));
             let start = seed as usize % positions;
             let some = states(isa, &mlp, Matrix::new(&features, inputs).slice(start..positions));
-            prop_assert_eq!(&all[start * width..], &some[..]);
+            prop_assert_eq!(bits(&all[start * width..]), bits(&some));
         }
     }
 
@@ -128,9 +108,8 @@ proptest! {
 /// Sines of arguments beyond the fast reduction, and of what is no number.
 #[test]
 fn sines_of_large_and_undefined_arguments_are_right() {
-    let (mlp, twin) = mlp(5, 3, 20, 1e7);
+    let (mlp, _) = mlp(5, 3, 20, 1e7);
     let mut features = values(6, 40 * 3);
-    let expected = twin_states(twin, &features, 40, 20);
     for isa in Isa::available() {
         let got = states(isa, &mlp, Matrix::new(&features, 3));
         assert!(got.iter().all(|x| x.abs() <= 1.0));
@@ -141,7 +120,6 @@ fn sines_of_large_and_undefined_arguments_are_right() {
             assert!((f64::from(got) - (1e7 * f64::from(feature)).sin()).abs() < 1e-7);
         }
     }
-    assert_eq!(expected.len(), 800);
     features[7 * 3] = f32::NAN;
     features[9 * 3] = f32::INFINITY;
     for isa in Isa::available() {

@@ -86,13 +86,6 @@ pub fn layer_norm(x: &[f64], weight: &[f64], bias: &[f64], epsilon: f64) -> Vec<
     x.chunks_exact(weight.len()).flat_map(row).collect()
 }
 
-/// `gelu(x[:, :I]) * x[:, I:]` for x `[rows, 2I]`.
-pub fn gelu_gate(x: &[f64], intermediate: usize) -> Vec<f64> {
-    let row =
-        |x: &[f64]| -> Vec<f64> { (0..intermediate).map(|j| gelu(x[j]) * x[intermediate + j]).collect() };
-    x.chunks_exact(2 * intermediate).flat_map(row).collect()
-}
-
 /// Weight `[F, inputs]`, bias `[F]` and frequencies `[F]` of one sine layer.
 #[derive(Debug, Clone)]
 pub struct SineLayer {

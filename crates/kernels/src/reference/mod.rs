@@ -5,6 +5,5 @@
 mod functions;
 
 pub use functions::{
-    FilterMlp, SineLayer, block_diagonal, filter_taps, gelu, gelu_gate, layer_norm, linear, long_conv,
-    short_conv,
+    FilterMlp, SineLayer, block_diagonal, filter_taps, gelu, layer_norm, linear, long_conv, short_conv,
 };
