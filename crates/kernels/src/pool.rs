@@ -184,8 +184,14 @@ impl Pool {
         }
         shared.close();
         let theirs = lock(&shared.panic).take();
-        if let Some(panic) = mine.err().or(theirs) {
-            resume_unwind(panic);
+        match (mine, theirs) {
+            (Err(panic), theirs) => {
+                // As in `work`: a panic while this one unwinds would end the process.
+                std::mem::forget(theirs);
+                resume_unwind(panic);
+            }
+            (Ok(()), Some(panic)) => resume_unwind(panic),
+            (Ok(()), None) => {}
         }
     }
 
@@ -279,8 +285,12 @@ impl Shared {
         let job = unsafe { *self.job.get() };
         // SAFETY: the owner does not return from the region before this worker leaves, so the task lives.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| unsafe { self.claim(job, number) })) {
-            lock(&self.panic).get_or_insert(panic);
             self.next.0.store(job.count, Ordering::Relaxed);
+            match &mut *lock(&self.panic) {
+                first @ None => *first = Some(panic),
+                // Dropping it might panic once more, and end this thread before it has left the region.
+                Some(_) => std::mem::forget(panic),
+            }
         }
         let before = self.gate.0.fetch_sub(ENTERED, Ordering::AcqRel);
         if entered(before) == 1 && before & OWNER_WAITS != 0 {

@@ -68,6 +68,28 @@ fn workers_that_are_about_to_sleep_lose_no_region() {
     }
 }
 
+/// A region ends without the workers if it must, so only tasks that wait for each other show that all are woken.
+#[test]
+fn no_worker_sleeps_through_a_region() {
+    let compute = compute(3);
+    for round in 0..600u64 {
+        let gap = Duration::from_nanos(round * 7_919 % 160_000);
+        let start = Instant::now();
+        while start.elapsed() < gap {
+            std::hint::spin_loop();
+        }
+        let arrived = AtomicUsize::new(0);
+        compute.for_each(3, |_| {
+            arrived.fetch_add(1, Ordering::SeqCst);
+            let start = Instant::now();
+            while arrived.load(Ordering::SeqCst) < 3 {
+                assert!(start.elapsed() < Duration::from_secs(30), "a worker never came in round {round}");
+                thread::yield_now();
+            }
+        });
+    }
+}
+
 #[test]
 fn all_threads_take_part() {
     let compute = compute(3);
@@ -157,6 +179,32 @@ fn a_panic_reaches_the_caller_and_leaves_the_pool_usable() {
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| compute.enter(|| panic!("in a pass"))));
         assert!(outcome.is_err());
+        checked_region(&compute, 10);
+    }
+}
+
+/// Several tasks panic in one region with what panics again when it is dropped.
+#[test]
+fn panics_that_panic_leave_the_pool_usable() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+    let compute = compute(3);
+    for _ in 0..10 {
+        let arrived = AtomicUsize::new(0);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            compute.for_each(3, |_| {
+                arrived.fetch_add(1, Ordering::SeqCst);
+                while arrived.load(Ordering::SeqCst) < 3 {
+                    thread::yield_now();
+                }
+                std::panic::panic_any(Bomb);
+            });
+        }));
+        std::mem::forget(outcome.unwrap_err().downcast::<Bomb>().unwrap_or_else(|_| panic!("another panic")));
         checked_region(&compute, 10);
     }
 }
