@@ -154,9 +154,10 @@ impl FilterBank {
         &self.generators[layer][branch as usize]
     }
 
-    /// The form of filters of `length` taps: as compact as the products' precision allows.
+    /// The form of filters of `length` taps: those that may be kept are as compact as the products' precision allows.
     pub fn form(&self, length: usize) -> FilterForm {
-        FilterForm { isa: self.isa, length, compact: self.precision != Precision::F32 }
+        let compact = self.precision != Precision::F32 && length <= KEPT_LENGTH;
+        FilterForm { isa: self.isa, length, compact }
     }
 
     fn source(&self, compute: &Compute, length: usize) -> Source {
