@@ -81,7 +81,8 @@ pub struct ComputeArgs {
     /// Where to compute: auto, cpu, cuda or metal (this build computes on the CPU)
     #[arg(long, env = "DANAUS_DEVICE", default_value_t = Device::Auto, value_name = "DEVICE")]
     pub device: Device,
-    /// Type of weights and activations in the matrix products: auto or f32
+    /// Type of weights and activations in the matrix products: auto (bf16 where the CPU multiplies it, else f32), f32,
+    /// bf16 or int8
     #[arg(long, env = "DANAUS_DTYPE", default_value_t = Dtype::Auto, value_name = "DTYPE")]
     pub dtype: Dtype,
     /// CPU threads to compute with [default: as many as the process may use]

@@ -137,7 +137,7 @@ fn long_texts_in_any_company_on_every_instruction_set() {
     }
 }
 
-/// From the threads of a pool that is not the backend's: they do their pool's other work while they wait.
+/// From the threads of a pool that is not the backend's.
 #[test]
 fn concurrent_calls_from_another_pool() {
     let model = synthetic(&small_config(), 5);

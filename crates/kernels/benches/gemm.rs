@@ -70,7 +70,7 @@ fn gated_bf16(bencher: Bencher<'_, '_>, rows: usize) {
     bencher.counter(ItemsCount::new(4 * rows * case.inputs * case.outputs)).bench_local(|| {
         let output = GatedOutput::Bf16(MatrixMut::new(&mut out, case.outputs / 2));
         let a = input.activations();
-        multiply_gated((a, weights.next()), (a, weights.next()), output, 0);
+        multiply_gated((a, weights.next()), (a, weights.next()), output);
     });
 }
 

@@ -123,10 +123,10 @@ proptest! {
                     let expected: Vec<f64> = (0..rows).flat_map(column).copied().collect();
                     let mut out = vec![f32::NAN; rows * q];
                     let (a, what) = (a.block(block), format!("{} {precision:?}", isa.name()));
-                    multiply_gated((a, &activated), (a, &gate), GatedOutput::F32(MatrixMut::new(&mut out, q)), 0);
+                    multiply_gated((a, &activated), (a, &gate), GatedOutput::F32(MatrixMut::new(&mut out, q)));
                     assert_close(&out, &expected, 2e-5, &what);
                     let mut words = vec![u32::MAX; rows * q.div_ceil(2)];
-                    multiply_gated((a, &activated), (a, &gate), GatedOutput::Bf16(MatrixMut::new(&mut words, q.div_ceil(2))), 0);
+                    multiply_gated((a, &activated), (a, &gate), GatedOutput::Bf16(MatrixMut::new(&mut words, q.div_ceil(2))));
                     let half = |(i, &x): (usize, &f32)| (words[i / q * q.div_ceil(2) + i % q / 2] >> (16 * (i % q % 2)) & 0xffff, x);
                     for (got, x) in out.iter().enumerate().map(half) {
                         prop_assert_eq!(f64::from(f32::from_bits(got << 16)), rounded(Precision::Bf16, x, 0.0));
@@ -186,4 +186,18 @@ fn rows_without_magnitude_are_zero() {
         multiply(&weight, a.block(0), MatrixMut::new(&mut out, 7), Epilogue::Store);
         assert!(out.iter().all(|y| y.abs() < 1e-30), "{out:?}");
     }
+}
+
+#[test]
+#[should_panic = "precision"]
+fn halves_of_a_gate_in_two_precisions_are_refused() {
+    let isa = Isa::best();
+    let (plain, bytes) = (
+        Encoded::new(isa, Precision::F32, &[1.0; 8], 4, 1),
+        Encoded::new(isa, Precision::Int8, &[1.0; 8], 4, 1),
+    );
+    let pack = |precision| PackedWeight::new(isa, precision, &[1.0; 12], 3, 4);
+    let mut out = [0.0; 6];
+    let out = GatedOutput::F32(MatrixMut::new(&mut out, 3));
+    multiply_gated((plain.block(0), &pack(Precision::F32)), (bytes.block(0), &pack(Precision::Int8)), out);
 }

@@ -220,6 +220,12 @@ fn neither_scratch_nor_a_filters_past_changes_bits() {
             reused.set(form(isa, case.tokens, false), &mut scratch, taps, &data.skip);
             let again = case.convolve(&reused, &mut scratch, &data, 0);
             assert!(bits(&fresh) == bits(&again), "{}: {} tokens", isa.name(), case.tokens);
+            let mut compact = LongFilter::default();
+            compact.set(form(isa, case.tokens, true), &mut ConvScratch::default(), taps, &data.skip);
+            let fresh = case.convolve(&compact, &mut ConvScratch::default(), &data, 0);
+            reused.set(form(isa, case.tokens, true), &mut scratch, taps, &data.skip);
+            let again = case.convolve(&reused, &mut scratch, &data, 0);
+            assert!(bits(&fresh) == bits(&again), "{}: compact, {} tokens", isa.name(), case.tokens);
         }
     }
 }

@@ -18,6 +18,8 @@ use danaus_simd::Isa;
 
 use super::team::map;
 use super::weights::CHUNK;
+use crate::BackendOptions;
+use crate::profile::{Clock, Profile, Stage};
 
 /// The longest filters that are kept as they are multiplied with: from here on, making them is a small part of a pass.
 const KEPT_LENGTH: usize = 2048;
@@ -46,6 +48,7 @@ pub(super) struct FilterBank {
     precision: Precision,
     channels: usize,
     budget: usize,
+    profile: Option<Arc<Profile>>,
     kept: Mutex<Kept>,
 }
 
@@ -125,14 +128,26 @@ pub(super) struct Generator {
 }
 
 impl FilterBank {
-    /// A bank that keeps up to `budget` bytes of filters and states. Projections are made in `precision`.
-    pub fn new(compute: &Compute, model: &LoadedModel, precision: Precision, budget: usize) -> Self {
+    /// A bank that keeps filters and states while they fit the options' cache. Projections are made in `precision`.
+    pub fn new(
+        compute: &Compute,
+        model: &LoadedModel,
+        precision: Precision,
+        options: &BackendOptions,
+    ) -> Self {
         let generators = map(compute, &model.weights.layers, |layer| {
             [&layer.filter, &layer.residual_filter]
                 .map(|filter| Generator::new(compute.isa(), precision, &model.config, filter))
         });
-        let channels = model.config.hidden_size;
-        Self { generators, isa: compute.isa(), precision, channels, budget, kept: Mutex::default() }
+        Self {
+            generators,
+            isa: compute.isa(),
+            precision,
+            channels: model.config.hidden_size,
+            budget: options.filter_cache_bytes,
+            profile: options.profile.clone(),
+            kept: Mutex::default(),
+        }
     }
 
     /// Where the filters of a pass over texts of these lengths come from. Makes and keeps those that are worth it.
@@ -146,7 +161,7 @@ impl FilterBank {
             &Source::Made(length) => Some(length),
             Source::Kept(_) => None,
         });
-        let states = made.max().map_or(StatesSource::None, |length| self.states(compute, length));
+        let states = made.max().map_or(StatesSource::None, |length| self.states(compute, length, 0));
         FilterPlan { sources, states }
     }
 
@@ -174,7 +189,10 @@ impl FilterBank {
 
     /// All filters of a length.
     fn make(&self, compute: &Compute, length: usize) -> KeptFilters {
-        let plan = FilterPlan { sources: Vec::new(), states: self.states(compute, length) };
+        let plan = FilterPlan {
+            sources: Vec::new(),
+            states: self.states(compute, length, self.filter_bytes([&length].into_iter())),
+        };
         let mut fresh = LayerStates::default();
         let layer = |layer| {
             let states = plan.layer_states(self, compute, layer, &mut fresh);
@@ -183,10 +201,12 @@ impl FilterBank {
                 let generator = self.generator(layer, branch);
                 let chunks: Vec<_> = (0..generator.projections.len()).collect();
                 map(compute, &chunks, |&chunk| {
+                    let mut clock = Clock::start(self.profile.as_deref());
                     let (mut taps, mut scratch) = Default::default();
                     let mut filter = LongFilter::default();
                     let bench = Workbench { taps: &mut taps, scratch: &mut scratch, filter: &mut filter };
                     generator.filter(self.form(length), states.of(branch), chunk, bench);
+                    clock.lap(Stage::Filters);
                     filter
                 })
             })
@@ -194,14 +214,16 @@ impl FilterBank {
         KeptFilters { filters: (0..self.generators.len()).map(layer).collect() }
     }
 
-    /// The states of the positions that a filter of `length` taps has: kept ones where they fit the budget.
-    fn states(&self, compute: &Compute, length: usize) -> StatesSource {
+    /// The states of the positions that a filter of `length` taps has: kept ones where they fit the budget, of which `reserved`
+    /// bytes are spoken for.
+    fn states(&self, compute: &Compute, length: usize, reserved: usize) -> StatesSource {
         let positions = length.min(self.generators.first().map_or(0, |[mixer, _]| mixer.time.len()));
         let mut kept = self.kept();
         if let Some(states) = kept.states.as_ref().filter(|states| states.positions >= positions) {
             return StatesSource::Kept(Arc::clone(states));
         }
-        if self.states_bytes(positions) + self.filter_bytes(kept.filters.keys()) > self.budget {
+        let others = self.filter_bytes(kept.filters.keys()) + reserved;
+        if self.states_bytes(positions) + others > self.budget {
             return StatesSource::Generated(positions);
         }
         kept.states = None;
@@ -231,24 +253,32 @@ impl FilterBank {
             }
         }
         compute.for_each_item(tasks, |(features, sine, index, out), _| {
+            let mut clock = Clock::start(self.profile.as_deref());
             let start = index * POSITIONS_PER_TASK;
             let features = features.slice(start..start + out.rows());
             match self.precision {
                 Precision::F32 => sine.write_states(compute.isa(), features, out.floats()),
                 _ => sine.write_bf16_states(compute.isa(), features, out),
             }
+            clock.lap(Stage::Filters);
         });
     }
 
-    /// Whether filters of `length` taps are kept from now on. Longer ones give way, the longest first: making a filter costs
-    /// least where it is short, and short texts are the ones that cannot wait.
+    /// Whether filters of `length` taps are kept from now on. Longer ones and states give way, the longest first: making a
+    /// filter costs least where it is short, and short texts are the ones that cannot wait.
     fn make_room(&self, length: usize) -> bool {
         let mut kept = self.kept();
-        let states = kept.states.as_ref().map_or(0, |states| self.states_bytes(states.positions));
         let shorter = kept.filters.range(..length).map(|(length, _)| length);
-        if states + self.filter_bytes(shorter.chain([&length])) > self.budget {
+        let needed = self.filter_bytes(shorter.chain([&length]));
+        if needed > self.budget {
             return false;
         }
+        // States longer than any kept filter serve texts that have none.
+        let states = kept.states.as_ref().map_or(0, |states| self.states_bytes(states.positions));
+        if states + needed > self.budget {
+            kept.states = None;
+        }
+        let states = kept.states.as_ref().map_or(0, |states| self.states_bytes(states.positions));
         while states + self.filter_bytes(kept.filters.keys().chain([&length])) > self.budget {
             kept.filters.pop_last();
         }

@@ -32,13 +32,13 @@ impl CpuBackend {
     /// Sums of token, token-type and position embeddings, normalised.
     fn embed_tokens(&self, pass: &Pass, workspace: &mut Workspace) {
         let (weights, width) = (&self.weights, self.config.hidden_size);
-        let mut clock = self.clock();
         let team = Team::All(&self.compute);
         let positions: Vec<_> = pass.texts.iter().flat_map(|rows| 0..rows.len()).collect();
         let count = team.rows_per_task(pass.ids.len());
         let hidden = MatrixMut::new(&mut workspace.hidden, width).split_rows(count);
         let tokens = pass.ids.chunks(count).zip(positions.chunks(count)).zip(hidden);
         team.for_each(tokens.collect(), |((ids, positions), mut hidden): (_, MatrixMut<'_>), _| {
+            let mut clock = self.clock();
             let mut position_row = vec![0.0; width];
             for (index, (&id, &position)) in ids.iter().zip(positions).enumerate() {
                 let row = hidden.row_mut(index);
@@ -49,8 +49,8 @@ impl CpuBackend {
                     row.iter_mut().zip(&position_row).for_each(|(x, p)| *x += p);
                 }
             }
+            clock.lap(Stage::Embeddings);
         });
-        clock.lap(Stage::Embeddings);
         let encoded = workspace.encoded.prepare(self.encoding(1), pass.ids.len());
         self.normalise(team, MatrixMut::new(&mut workspace.hidden, width), &weights.norm, encoded);
     }

@@ -107,39 +107,53 @@ impl Mixing<'_> {
         }
         short_conv_gate(isa, projected.reborrow(), texts, &weights.short_filter);
         clock.lap(Stage::ShortConvolution);
+        for branch in [Branch::Mixer, Branch::Residual] {
+            self.convolve(branch, (index, weights), buffers, out.reborrow(), probe.as_mut());
+        }
+    }
+
+    /// One of the two long convolutions of a chunk, of all texts: the mixer's is written to `out`, the residual's added.
+    fn convolve(
+        &self,
+        branch: Branch,
+        (index, weights): (usize, &ChunkWeights),
+        buffers: &mut ChunkBuffers,
+        mut out: MatrixMut<'_>,
+        mut probe: Option<&mut ChunkProbe<'_>>,
+    ) {
+        let mut clock = self.backend.clock();
+        let width = weights.channels.len();
         let ChunkBuffers { projected, convolution, taps, filter } = buffers;
         let projected = Matrix::new(projected, 3 * width);
         let (x2, gated) = (projected.columns(width, width), projected.columns(2 * width, width));
         let input = self.input.columns(weights.channels.start, width);
-        for branch in [Branch::Mixer, Branch::Residual] {
-            let x = if branch == Branch::Mixer { gated } else { input };
-            let mut made = None;
-            for (rows, source) in texts.iter().zip(&self.plan.sources) {
-                let filter = match source {
-                    Source::Kept(kept) => kept.filter(self.layer, branch, index),
-                    &Source::Made(length) => {
-                        if made.replace(length) != Some(length) {
-                            let states = self.states.expect("a plan with filters to make has states");
-                            let generator = self.backend.filters.generator(self.layer, branch);
-                            let bench = Workbench { taps, scratch: convolution, filter };
-                            let form = self.backend.filters.form(length);
-                            generator.filter(form, states.of(branch), index, bench);
-                            clock.lap(Stage::Filters);
-                        }
-                        &*filter
+        let x = if branch == Branch::Mixer { gated } else { input };
+        let mut made = None;
+        for (rows, source) in self.pass.texts.iter().zip(&self.plan.sources) {
+            let filter = match source {
+                Source::Kept(kept) => kept.filter(self.layer, branch, index),
+                &Source::Made(length) => {
+                    if made.replace(length) != Some(length) {
+                        let states = self.states.expect("a plan with filters to make has states");
+                        let filters = &self.backend.filters;
+                        let bench = Workbench { taps, scratch: convolution, filter };
+                        let generator = filters.generator(self.layer, branch);
+                        generator.filter(filters.form(length), states.of(branch), index, bench);
+                        clock.lap(Stage::Filters);
                     }
-                };
-                let epilogue = match branch {
-                    Branch::Mixer => ConvEpilogue::Gate(x2.slice(rows.clone())),
-                    Branch::Residual => ConvEpilogue::Add,
-                };
-                let x = x.slice(rows.clone());
-                if let Some(probe) = &mut probe {
-                    probe.convolve(branch, filter, convolution, x, rows.clone());
+                    &*filter
                 }
-                filter.convolve(convolution, x, out.reborrow().slice(rows), epilogue);
-                clock.lap(Stage::LongConvolution);
+            };
+            let epilogue = match branch {
+                Branch::Mixer => ConvEpilogue::Gate(x2.slice(rows.clone())),
+                Branch::Residual => ConvEpilogue::Add,
+            };
+            let x = x.slice(rows.clone());
+            if let Some(probe) = &mut probe {
+                probe.convolve(branch, filter, convolution, x, rows.clone());
             }
+            filter.convolve(convolution, x, out.reborrow().slice(rows), epilogue);
+            clock.lap(Stage::LongConvolution);
         }
     }
 }

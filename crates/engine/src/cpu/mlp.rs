@@ -107,17 +107,15 @@ impl CpuBackend {
     ) {
         let encoding = self.gated_encoding();
         let GatedBuffers { plain, encoded } = buffers;
-        let mut encoded = encoded.prepare(encoding, rows);
+        let encoded = encoded.prepare(encoding, rows);
         plain.resize(rows * encoding.inputs);
-        for part in &block.gated {
-            let [activated, gate] =
-                [&part.activated, &part.gate].map(|(block, weight)| (activations(*block), weight));
-            let out = match encoding.precision {
-                Precision::F32 => GatedOutput::F32(MatrixMut::new(plain, encoding.inputs)),
-                Precision::Bf16 | Precision::Int8 => GatedOutput::Bf16(encoded.words.reborrow()),
-            };
-            multiply_gated(activated, gate, out, part.start);
-        }
+        let [activated, gate] =
+            [&block.activated, &block.gate].map(|(block, weight)| (activations(*block), weight));
+        let out = match encoding.precision {
+            Precision::F32 => GatedOutput::F32(MatrixMut::new(plain, encoding.inputs)),
+            Precision::Bf16 | Precision::Int8 => GatedOutput::Bf16(encoded.words),
+        };
+        multiply_gated(activated, gate, out);
     }
 
     fn encode(&self, team: Team<'_>, x: Matrix<'_>, out: EncodedMut<'_>, encoding: Encoding) {

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use danaus_kernels::gemm::Precision;
 use danaus_kernels::{Compute, Texts};
 use danaus_model::{LoadedModel, ModelConfig};
-use danaus_simd::Isa;
 
+use crate::machine;
 use crate::profile::{Clock, Profile, Stage};
 use crate::{Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Text};
 use filters::FilterBank;
@@ -55,9 +55,8 @@ pub struct CpuBackend {
     profile: Option<Arc<Profile>>,
     weights: EncoderWeights,
     filters: FilterBank,
-    /// Buffers for as many passes as ever ran at the same time. The lock is never held during one: a caller's thread may
-    /// belong to another pool, whose work it does while it waits for ours, and that work may want to embed too.
-    workspaces: Mutex<Vec<Workspace>>,
+    /// The buffers of a pass: there is one at a time.
+    workspace: Mutex<Workspace>,
 }
 
 /// One forward pass: token ids end to end, and which of them belong to which text.
@@ -85,10 +84,8 @@ impl CpuBackend {
     /// system refuses.
     pub fn new(model: &LoadedModel, options: &BackendOptions) -> Result<Self, EngineError> {
         model.config.validate().map_err(|error| EngineError::InvalidModel(error.to_string()))?;
-        let isa = match &options.instruction_set {
-            Some(name) => Isa::by_name(name).map_err(|error| EngineError::Unsupported(error.to_string()))?,
-            None => Isa::best(),
-        };
+        let compute = machine::compute(options)?;
+        let isa = compute.isa();
         let (precision, dtype) = match options.dtype {
             // Where there is no instruction for it, bfloat16 only saves memory.
             Dtype::Auto if isa.has_bf16() => (Precision::Bf16, "bf16"),
@@ -98,16 +95,10 @@ impl CpuBackend {
         };
         // Taps that are eight bits coarse would be the largest error of all.
         let filter_precision = if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 };
-        let available = || std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = options.threads.unwrap_or_else(available).max(1);
-        let compute = Compute::new(isa, threads).map_err(|error| {
-            EngineError::Unsupported(format!("{threads} compute threads cannot be started: {error}"))
-        })?;
         let info =
             BackendInfo { device: "cpu", instruction_set: isa.name(), dtype, threads: compute.threads() };
         let weights = compute.enter(|| EncoderWeights::new(&compute, model, precision));
-        let filters =
-            compute.enter(|| FilterBank::new(&compute, model, filter_precision, options.filter_cache_bytes));
+        let filters = compute.enter(|| FilterBank::new(&compute, model, filter_precision, options));
         // What was packed is not needed a second time, and the embeddings' rows only now and then.
         weights.word.release_pages();
         Ok(Self {
@@ -118,7 +109,7 @@ impl CpuBackend {
             profile: options.profile.clone(),
             weights,
             filters,
-            workspaces: Mutex::default(),
+            workspace: Mutex::default(),
             compute,
         })
     }
@@ -146,14 +137,14 @@ impl CpuBackend {
         Clock::start(self.profile.as_deref())
     }
 
-    /// Runs `pass` on the compute threads, with buffers of its own.
-    fn with_workspace<R: Send>(&self, pass: impl FnOnce(&mut Workspace) -> R + Send) -> R {
-        let pool = || self.workspaces.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut workspace = pool().pop().unwrap_or_default();
-        let result = self.compute.enter(|| pass(&mut workspace));
-        workspace.shrink(self.config.hidden_size);
-        pool().push(workspace);
-        result
+    /// Runs `pass` when all threads are its own: concurrent passes take turns.
+    fn with_workspace<R>(&self, pass: impl FnOnce(&mut Workspace) -> R) -> R {
+        self.compute.enter(|| {
+            let mut workspace = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = pass(&mut workspace);
+            workspace.shrink(self.config.hidden_size);
+            result
+        })
     }
 
     /// Tokens that a text fills in the encoder.

@@ -60,24 +60,14 @@ pub(super) struct ChunkWeights {
     pub short_filter: ShortFilter,
 }
 
-/// A diagonal block of the MLP's second product, with what feeds it.
+/// A diagonal block of the MLP's second product, with what feeds it: both halves of the gate `[I/N, H/N]`, each from one
+/// diagonal block of the first product, whose number stands beside it.
 #[derive(Debug)]
 pub(super) struct BlockWeights {
-    /// The columns of the first product that this block takes in, in order.
-    pub gated: Vec<GatedPart>,
+    pub activated: (usize, PackedWeight),
+    pub gate: (usize, PackedWeight),
     /// `[H/N, I/N]`
     pub down: Affine,
-}
-
-/// Columns of the first product: both halves of the gate, each from one diagonal block.
-#[derive(Debug)]
-pub(super) struct GatedPart {
-    /// First column within the block that takes them in.
-    pub start: usize,
-    /// Diagonal block of the activated half, and its rows.
-    pub activated: (usize, PackedWeight),
-    /// Diagonal block of the other half, and its rows.
-    pub gate: (usize, PackedWeight),
 }
 
 /// A dense layer.
@@ -170,8 +160,16 @@ impl Packer<'_> {
         let count = self.config.monarch_mlp_nblocks;
         let (narrow, wide) = (hidden / count, intermediate / count);
         let (gated, weight, bias) = (gated.values(), down.weight.values(), down.bias.values());
+        // I is a multiple of N, so that I/N columns from a multiple of I/N on are within one of the first product's blocks,
+        // which are twice as wide.
+        let half = |column: usize| {
+            let weight = &gated[column * narrow..(column + wide) * narrow];
+            let packed = PackedWeight::new(self.compute.isa(), self.precision, weight, wide, narrow);
+            (column / (2 * wide), packed)
+        };
         let block = |index: usize| BlockWeights {
-            gated: self.gated_parts(&gated, index * wide..(index + 1) * wide),
+            activated: half(index * wide),
+            gate: half(intermediate + index * wide),
             down: Packer { precision: down_precision(self.precision), ..*self }.affine(
                 &weight[index * narrow * wide..(index + 1) * narrow * wide],
                 &bias[index * narrow..(index + 1) * narrow],
@@ -179,29 +177,6 @@ impl Packer<'_> {
             ),
         };
         (0..count).map(block).collect()
-    }
-
-    /// `columns` of the activated half and their gates, cut where either goes over from one diagonal block to the next.
-    fn gated_parts(&self, gated: &[f32], columns: Range<usize>) -> Vec<GatedPart> {
-        let (intermediate, count) = (self.config.intermediate_size, self.config.monarch_mlp_nblocks);
-        let (inputs, outputs) = (self.config.hidden_size / count, 2 * intermediate / count);
-        let pack = |column: usize, width: usize| {
-            let weight = &gated[column * inputs..(column + width) * inputs];
-            (column / outputs, PackedWeight::new(self.compute.isa(), self.precision, weight, width, inputs))
-        };
-        let mut parts = Vec::new();
-        let mut column = columns.start;
-        while column < columns.end {
-            let left = |column: usize| outputs - column % outputs;
-            let width = left(column).min(left(intermediate + column)).min(columns.end - column);
-            parts.push(GatedPart {
-                start: column - columns.start,
-                activated: pack(column, width),
-                gate: pack(intermediate + column, width),
-            });
-            column += width;
-        }
-        parts
     }
 
     fn affine(&self, weight: &[f32], bias: &[f32], inputs: usize) -> Affine {

@@ -55,7 +55,7 @@ pub enum GatedOutput<'a> {
 }
 
 /// `out = gelu(activated.0 * activated.1ᵀ) * (gate.0 * gate.1ᵀ)`: both products have the shape of the output, which is all
-/// that is ever written. `start` is the first column of the output that this fills (even for bfloat16). On the calling thread.
+/// that is ever written. On the calling thread.
 ///
 /// # Panics
 /// Where shapes or precisions disagree.
@@ -63,19 +63,19 @@ pub fn multiply_gated(
     activated: (Activations<'_>, &PackedWeight),
     gate: (Activations<'_>, &PackedWeight),
     out: GatedOutput<'_>,
-    start: usize,
 ) {
     check(activated.1, &activated.0);
     check(gate.1, &gate.0);
     assert_eq!(activated.1.outputs, gate.1.outputs, "outputs");
     assert_eq!(activated.1.isa, gate.1.isa, "instruction sets");
-    let (rows, end) = (activated.0.rows(), start + gate.1.outputs);
-    let (out_rows, fits) = match &out {
-        GatedOutput::F32(out) => (out.rows(), end <= out.cols()),
-        GatedOutput::Bf16(out) => (out.rows(), start.is_multiple_of(2) && end.div_ceil(2) <= out.cols()),
+    assert_eq!(activated.1.precision, gate.1.precision, "precision");
+    let (rows, outputs) = (activated.0.rows(), gate.1.outputs);
+    let shape = match &out {
+        GatedOutput::F32(out) => (out.rows(), out.cols()) == (rows, outputs),
+        GatedOutput::Bf16(out) => (out.rows(), out.cols()) == (rows, outputs.div_ceil(2)),
     };
-    assert!(out_rows == rows && gate.0.rows() == rows && fits, "shape of the output");
-    gate.1.isa.run(GatedProduct { activated, gate, out, start });
+    assert!(shape && gate.0.rows() == rows, "shape of the output");
+    gate.1.isa.run(GatedProduct { activated, gate, out });
 }
 
 fn check(weight: &PackedWeight, a: &Activations<'_>) {
@@ -139,7 +139,6 @@ struct GatedProduct<'a> {
     activated: (Activations<'a>, &'a PackedWeight),
     gate: (Activations<'a>, &'a PackedWeight),
     out: GatedOutput<'a>,
-    start: usize,
 }
 
 impl Vectorized for GatedProduct<'_> {
@@ -166,7 +165,7 @@ impl GatedProduct<'_> {
             let count = weight.panel.min(weight.outputs - start);
             for ((row, activated), gates) in place.rows.zip(&activated).zip(&mut gates) {
                 gates.iter_mut().zip(activated).for_each(|(gate, &x)| *gate *= gelu(simd, x));
-                self.store(row, self.start + start, &gates[..count]);
+                self.store(row, start, &gates[..count]);
             }
         }
     }

@@ -12,7 +12,7 @@ pub(super) const MAX_PANEL: usize = 48;
 /// Sums of a tile's products, row by row.
 pub(super) type Sums = [[f32; MAX_PANEL]; MAX_ROWS];
 
-/// Vectors of a panel: with the rows of [`Dot::rows`], their sums, a step's words and a broadcast fill the registers.
+/// Vectors of a panel: with the rows of [`Dot::ROWS`], their sums, a step's words and a broadcast fill the registers.
 #[inline(always)]
 const fn panel_vectors<S: Simd>() -> usize {
     if S::REGISTERS == 32 && S::LANES == 16 { 3 } else { 2 }
@@ -30,6 +30,8 @@ pub(super) trait Dot<S: Simd> {
     type Sum: Copy;
     /// The most rows of a tile.
     const ROWS: usize;
+    /// Whether sums start from values of the weight's own.
+    const STARTS: bool = false;
     /// What a sum starts from; `from` points to `LANES` int32 values where the precision needs them.
     ///
     /// # Safety
@@ -90,6 +92,7 @@ impl<S: Simd> Dot<S> for Bf16 {
 
 impl<S: Simd> Dot<S> for Int8 {
     type Sum = S::Words;
+    const STARTS: bool = true;
     const ROWS: usize = if S::LANES == 16 { 9 } else { 4 };
     #[inline(always)]
     unsafe fn start(simd: S, from: *const i32) -> S::Words {
@@ -161,11 +164,12 @@ fn sized<S: Simd, D: Dot<S>, const ROWS: usize, const VECTORS: usize>(
     let width = VECTORS * S::LANES;
     let steps = panel.words.len() / width;
     assert!(rows.len() == ROWS && rows.iter().all(|row| row.len() == steps));
-    assert!(panel.words.len() == steps * width && (panel.starts.is_empty() || panel.starts.len() == width));
+    assert!(panel.words.len() == steps * width);
+    assert_eq!(panel.starts.len(), if D::STARTS { width } else { 0 });
     assert!(ROWS <= MAX_ROWS && width <= MAX_PANEL);
     let rows: [*const u32; ROWS] = std::array::from_fn(|r| rows[r].as_ptr());
     let starts = if panel.starts.is_empty() { ptr::null() } else { panel.starts.as_ptr() };
-    // SAFETY: a panel of 8-bit integers has `starts` (the packed weight's), of which each vector reads its part.
+    // SAFETY: where they are read, `starts` has a value for each sum, asserted above, of which each vector reads its part.
     let mut start = [unsafe { D::start(simd, starts) }; VECTORS];
     for (v, start) in start.iter_mut().enumerate() {
         // SAFETY: as above.

@@ -121,8 +121,8 @@ impl LongFilter {
         for taps in taps {
             assert!(taps.cols() == skip.len() && taps.rows() <= form.length, "taps");
         }
-        (self.form, self.channels) = (Some(form), skip.len());
         self.words.resize(form.words(skip.len()));
+        (self.form, self.channels) = (Some(form), skip.len());
         form.isa.run(Set { words: &mut self.words, form, scratch, taps, skip });
     }
 

@@ -35,16 +35,19 @@ impl Profiler {
     /// Where the time of passes over `texts` went, which took `seconds` each: stage by stage, and last the time in which
     /// threads had nothing to do.
     pub fn stages(&self, seconds: &[f64], texts: &[Vec<u32>], backend: &BackendInfo) -> Vec<StageTime> {
-        let peak = match backend.dtype {
-            "bf16" => self.peaks.all_threads.bf16_gflops,
-            "int8" => self.peaks.all_threads.int8_gops,
-            _ => self.peaks.all_threads.f32_gflops,
+        let rates = &self.peaks.all_threads;
+        let peak = |stage| match (backend.dtype, stage) {
+            // The one product that stays bfloat16 among 8-bit ones.
+            ("bf16", _) | ("int8", Some(Stage::Down)) => rates.bf16_gflops,
+            ("int8", _) => rates.int8_gops,
+            _ => rates.f32_gflops,
         };
         let tokens: usize = texts.iter().map(|text| self.padded_to.unwrap_or(text.len())).sum();
         let pass = seconds.iter().sum::<f64>() / seconds.len() as f64;
-        let line = |stage, seconds: f64, operations: Option<f64>| {
+        let line = |stage: Option<Stage>, seconds: f64, operations: Option<f64>| {
             let gops = operations.filter(|_| seconds > 0.0).map(|operations| operations / seconds / 1e9);
-            let share_of_peak = gops.map(|gops| gops / peak);
+            let share_of_peak = gops.map(|gops| gops / peak(stage));
+            let stage = stage.map_or("waiting", Stage::name);
             StageTime { stage, ms: seconds * 1e3, share: seconds / pass, gops, share_of_peak }
         };
         let mut busy = 0.0;
@@ -54,9 +57,9 @@ impl Profiler {
             let mean = of_threads / (backend.threads * seconds.len()) as f64;
             busy += mean;
             let operations = operations_per_token(stage, &self.config);
-            stages.push(line(stage.name(), mean, operations.map(|count| count * tokens as f64)));
+            stages.push(line(Some(stage), mean, operations.map(|count| count * tokens as f64)));
         }
-        stages.push(line("waiting", (pass - busy).max(0.0), None));
+        stages.push(line(None, (pass - busy).max(0.0), None));
         stages
     }
 }
