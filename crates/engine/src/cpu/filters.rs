@@ -72,9 +72,25 @@ struct States {
     layers: Vec<LayerStates>,
 }
 
-/// The states `[positions, words]` of a layer, in the projections' precision: by branch, forward and reverse.
-#[derive(Debug, Default)]
-pub(super) struct LayerStates([[Buffer<u32>; 2]; 2]);
+/// The states `[positions, words]` of a layer: by branch, forward and reverse.
+#[derive(Debug)]
+pub(super) struct LayerStates {
+    precision: Precision,
+    states: [[Buffer<u32>; 2]; 2],
+}
+
+/// The states of a branch, forward and reverse.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BranchStates<'a> {
+    precision: Precision,
+    states: &'a [Buffer<u32>; 2],
+}
+
+impl Default for LayerStates {
+    fn default() -> Self {
+        Self { precision: Precision::F32, states: Default::default() }
+    }
+}
 
 /// Where the filters of a pass come from.
 #[derive(Debug)]
@@ -98,7 +114,7 @@ enum StatesSource {
     /// No text needs any.
     None,
     Kept(Arc<States>),
-    /// Generated for so many positions, layer by layer.
+    /// Generated for filters of so many taps, layer by layer.
     Generated(usize),
 }
 
@@ -123,12 +139,13 @@ pub(super) struct Generator {
     skip: Vec<f32>,
     /// Forward and reverse.
     sine: [SineMlp; 2],
-    /// Forward and reverse `[n, F]` for each chunk of n channels.
-    projections: Vec<[PackedWeight; 2]>,
+    /// Forward and reverse `[H, F]`; stay memory-mapped, a chunk's rows are packed when they are used.
+    projections: [Tensor; 2],
 }
 
 impl FilterBank {
-    /// A bank that keeps filters and states while they fit the options' cache. Projections are made in `precision`.
+    /// A bank that keeps filters and states while they fit the options' cache. Those of more than
+    /// [`KEPT_LENGTH`] taps are made in `precision`, others in float32.
     pub fn new(
         compute: &Compute,
         model: &LoadedModel,
@@ -136,8 +153,7 @@ impl FilterBank {
         options: &BackendOptions,
     ) -> Self {
         let generators = map(compute, &model.weights.layers, |layer| {
-            [&layer.filter, &layer.residual_filter]
-                .map(|filter| Generator::new(compute.isa(), precision, &model.config, filter))
+            [&layer.filter, &layer.residual_filter].map(|filter| Generator::new(&model.config, filter))
         });
         Self {
             generators,
@@ -161,7 +177,7 @@ impl FilterBank {
             &Source::Made(length) => Some(length),
             Source::Kept(_) => None,
         });
-        let states = made.max().map_or(StatesSource::None, |length| self.states(compute, length, 0));
+        let states = made.max().map_or(StatesSource::None, |length| self.states(compute, length));
         FilterPlan { sources, states }
     }
 
@@ -183,23 +199,22 @@ impl FilterBank {
             return Source::Made(length);
         }
         let filters = Arc::new(self.make(compute, length));
+        // The projections are not needed again before the next length.
+        self.generators.iter().flatten().for_each(|generator| generator.projections[0].release_pages());
         // Whoever else made them meanwhile made the same.
         Source::Kept(Arc::clone(self.kept().filters.entry(length).or_insert(filters)))
     }
 
     /// All filters of a length.
     fn make(&self, compute: &Compute, length: usize) -> KeptFilters {
-        let plan = FilterPlan {
-            sources: Vec::new(),
-            states: self.states(compute, length, self.filter_bytes([&length].into_iter())),
-        };
+        let plan = FilterPlan { sources: Vec::new(), states: StatesSource::Generated(length) };
         let mut fresh = LayerStates::default();
         let layer = |layer| {
             let states = plan.layer_states(self, compute, layer, &mut fresh);
             let states = states.expect("states were asked for");
             [Branch::Mixer, Branch::Residual].map(|branch| {
                 let generator = self.generator(layer, branch);
-                let chunks: Vec<_> = (0..generator.projections.len()).collect();
+                let chunks: Vec<_> = (0..self.channels.div_ceil(CHUNK)).collect();
                 map(compute, &chunks, |&chunk| {
                     let mut clock = Clock::start(self.profile.as_deref());
                     let (mut taps, mut scratch) = Default::default();
@@ -214,23 +229,23 @@ impl FilterBank {
         KeptFilters { filters: (0..self.generators.len()).map(layer).collect() }
     }
 
-    /// The states of the positions that a filter of `length` taps has: kept ones where they fit the budget, of which `reserved`
-    /// bytes are spoken for.
-    fn states(&self, compute: &Compute, length: usize, reserved: usize) -> StatesSource {
-        let positions = length.min(self.generators.first().map_or(0, |[mixer, _]| mixer.time.len()));
+    /// The states that filters of `length` taps are made from: kept ones for longer texts, where they fit the budget.
+    fn states(&self, compute: &Compute, length: usize) -> StatesSource {
+        let positions = self.positions(length);
         let mut kept = self.kept();
-        if let Some(states) = kept.states.as_ref().filter(|states| states.positions >= positions) {
+        let enough = kept.states.as_ref().filter(|states| states.positions >= positions);
+        if let (Some(states), true) = (enough, length > KEPT_LENGTH) {
             return StatesSource::Kept(Arc::clone(states));
         }
-        let others = self.filter_bytes(kept.filters.keys()) + reserved;
-        if self.states_bytes(positions) + others > self.budget {
-            return StatesSource::Generated(positions);
+        let bytes = self.states_bytes(positions) + self.filter_bytes(kept.filters.keys());
+        if length <= KEPT_LENGTH || bytes > self.budget {
+            return StatesSource::Generated(length);
         }
         kept.states = None;
         drop(kept);
         let layer = |layer| {
             let mut states = LayerStates::default();
-            self.generate(compute, layer, positions, &mut states);
+            self.generate(compute, layer, length, &mut states);
             states
         };
         let states = Arc::new(States { positions, layers: (0..self.generators.len()).map(layer).collect() });
@@ -238,15 +253,29 @@ impl FilterBank {
         StatesSource::Kept(states)
     }
 
-    /// States of the first `positions` positions in a layer.
-    fn generate(&self, compute: &Compute, layer: usize, positions: usize, states: &mut LayerStates) {
+    /// Positions that a filter of `length` taps has states for: no more than the model has.
+    fn positions(&self, length: usize) -> usize {
+        length.min(self.generators.first().map_or(0, |[mixer, _]| mixer.time.len()))
+    }
+
+    /// The precision in which filters of `length` taps are made. A pass has texts of up to [`KEPT_LENGTH`] tokens or a single
+    /// longer one, so that one precision serves all its filters.
+    fn precision(&self, length: usize) -> Precision {
+        if length <= KEPT_LENGTH { Precision::F32 } else { self.precision }
+    }
+
+    /// States of a layer, for filters of `length` taps.
+    fn generate(&self, compute: &Compute, layer: usize, length: usize, states: &mut LayerStates) {
+        let (precision, positions) = (self.precision(length), self.positions(length));
+        states.precision = precision;
         let mut tasks = Vec::new();
         let features = self.generators[layer].each_ref().map(|generator| generator.features.values());
-        for ((generator, features), states) in self.generators[layer].iter().zip(&features).zip(&mut states.0)
+        for ((generator, features), states) in
+            self.generators[layer].iter().zip(&features).zip(&mut states.states)
         {
             let features = Matrix::new(features, generator.feature_count);
             for (sine, states) in generator.sine.iter().zip(states) {
-                let width = self.precision.words(sine.states());
+                let width = precision.words(sine.states());
                 states.resize(positions * width);
                 let outs = MatrixMut::new(states, width).split_rows(POSITIONS_PER_TASK);
                 tasks.extend(outs.into_iter().enumerate().map(|(index, out)| (features, sine, index, out)));
@@ -256,7 +285,7 @@ impl FilterBank {
             let mut clock = Clock::start(self.profile.as_deref());
             let start = index * POSITIONS_PER_TASK;
             let features = features.slice(start..start + out.rows());
-            match self.precision {
+            match precision {
                 Precision::F32 => sine.write_states(compute.isa(), features, out.floats()),
                 _ => sine.write_bf16_states(compute.isa(), features, out),
             }
@@ -314,8 +343,8 @@ impl FilterPlan {
         match &self.states {
             StatesSource::None => None,
             StatesSource::Kept(states) => Some(&states.layers[layer]),
-            &StatesSource::Generated(positions) => {
-                bank.generate(compute, layer, positions, fresh);
+            &StatesSource::Generated(length) => {
+                bank.generate(compute, layer, length, fresh);
                 Some(fresh)
             }
         }
@@ -329,21 +358,14 @@ impl KeptFilters {
 }
 
 impl LayerStates {
-    pub fn of(&self, branch: Branch) -> &[Buffer<u32>; 2] {
-        &self.0[branch as usize]
+    pub fn of(&self, branch: Branch) -> BranchStates<'_> {
+        BranchStates { precision: self.precision, states: &self.states[branch as usize] }
     }
 }
 
 impl Generator {
-    fn new(isa: Isa, precision: Precision, config: &ModelConfig, filter: &danaus_model::LongFilter) -> Self {
+    fn new(config: &ModelConfig, filter: &danaus_model::LongFilter) -> Self {
         let mlps = [&filter.forward, &filter.reverse];
-        let outputs = mlps.map(|mlp| mlp.output.to_vec());
-        let (hidden, order) = (config.hidden_size, config.hyena_filter_order);
-        let chunk = |start: usize| {
-            let end = (start + CHUNK).min(hidden);
-            let weights = outputs.each_ref().map(|output| &output[start * order..end * order]);
-            weights.map(|weight| PackedWeight::new(isa, precision, weight, end - start, order))
-        };
         Self {
             features: filter.features.clone(),
             feature_count: config.hyena_emb_dim,
@@ -351,23 +373,28 @@ impl Generator {
             deltas: filter.deltas.to_vec(),
             skip: filter.skip.to_vec(),
             sine: mlps.map(|mlp| sine_mlp(config, mlp)),
-            projections: (0..hidden).step_by(CHUNK).map(chunk).collect(),
+            projections: mlps.map(|mlp| mlp.output.clone()),
         }
     }
 
     /// Makes the filter of that form for a chunk of channels, from at least as many states (or all that the
     /// model has).
-    pub fn filter(&self, form: FilterForm, states: &[Buffer<u32>; 2], chunk: usize, bench: Workbench<'_>) {
+    pub fn filter(&self, form: FilterForm, states: BranchStates<'_>, chunk: usize, bench: Workbench<'_>) {
+        let BranchStates { precision, states } = states;
         let Workbench { taps, scratch, filter } = bench;
-        let projections = &self.projections[chunk];
         let positions = form.length.min(self.time.len());
-        let channels = chunk * CHUNK..chunk * CHUNK + projections[0].outputs();
+        let start = chunk * CHUNK;
+        let channels = start..(start + CHUNK).min(self.skip.len());
+        let projections = self.projections.each_ref().map(|weight| {
+            let (weight, order) = (weight.values(), weight.len() / self.skip.len());
+            let rows = &weight[channels.start * order..channels.end * order];
+            PackedWeight::new(form.isa, precision, rows, channels.len(), order)
+        });
         let window = FilterWindow { time: &self.time[..positions], deltas: &self.deltas[channels.clone()] };
         taps.iter_mut().for_each(|taps| taps.resize(positions * channels.len()));
         let states = [0, 1].map(|direction| {
-            let (states, projection) = (&states[direction], &projections[direction]);
-            let words = projection.precision().words(projection.inputs());
-            Activations::words(projection.precision(), Matrix::new(states, words)).slice(0..positions)
+            let words = precision.words(projections[direction].inputs());
+            Activations::words(precision, Matrix::new(&states[direction], words)).slice(0..positions)
         });
         let outs = taps.each_mut().map(|taps| MatrixMut::new(taps, channels.len()));
         filter_taps(form.isa, states, projections.each_ref(), window, outs);
