@@ -31,6 +31,10 @@ pub enum Command {
     Embed(EmbedArgs),
     /// Write a checkpoint with synthetic weights
     Synth(SynthArgs),
+    /// Prepare fast padding for a model ahead of time: minutes for one of 32,768 tokens
+    Prepare(PrepareArgs),
+    /// Measure fast padding against the exact vectors of your own texts
+    Verify(VerifyArgs),
     /// Download a model to the cache, or check the one that is there
     Download(DownloadArgs),
     /// Show this build, this machine and the model
@@ -93,16 +97,32 @@ pub struct ComputeArgs {
     /// For tests and comparisons: another one is slower, and rounds elsewhere.
     #[arg(long, env = "DANAUS_ISA", value_name = "NAME")]
     pub isa: Option<Isa>,
-    /// What surrounds a text in the encoder: none (fast), or max-length: padded to the model's length, as the published
-    /// models were trained
+    /// What surrounds a text in the encoder: none; max-length: padded to the model's length, as the published models were
+    /// trained; or fast: the same to a stated error, for little more than none costs [default: fast, or none for models that
+    /// were trained without padding]
     ///
-    /// The mixer does not mask padding, so the two give different vectors: never mix them in one index. max-length costs
-    /// a pass of the model's full length for every text, however short.
-    #[arg(long, env = "DANAUS_PADDING", default_value_t = Padding::None, value_name = "PADDING")]
-    pub padding: Padding,
+    /// The mixer does not mask padding, so a padded text has another vector: never mix them in one index. max-length costs
+    /// a pass of the model's full length for every text, however short; fast needs to be prepared once for a model.
+    #[arg(long, env = "DANAUS_PADDING", value_name = "PADDING")]
+    pub padding: Option<Padding>,
+    #[command(flatten)]
+    pub fast: FastArgs,
     /// Memory for convolution filters kept between passes, in MiB; longer ones are computed anew in each pass
     #[arg(long, env = "DANAUS_FILTER_CACHE", default_value_t = 1024, value_name = "MIB")]
     pub filter_cache: usize,
+}
+
+/// How fast padding is prepared.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Fast padding")]
+pub struct FastArgs {
+    /// The largest error of fast padding, in 1 - cosine to the exact vector; texts of lengths that cannot keep it are computed
+    /// exactly
+    #[arg(long, env = "DANAUS_PADDING_ERROR", default_value_t = 1e-3, value_name = "ERROR", value_parser = padding_error)]
+    pub padding_error: f64,
+    /// Folder for what is prepared [default: danaus in the hub's cache folder, $HF_HOME]
+    #[arg(long, env = "DANAUS_PADDING_CACHE", value_name = "DIR")]
+    pub padding_cache: Option<PathBuf>,
 }
 
 /// From text to tokens, and from hidden states to a vector.
@@ -132,10 +152,21 @@ pub struct ServeArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub compute: ComputeArgs,
+    /// What to do with texts while fast padding is being prepared: compute them exactly, or refuse them with 503
+    #[arg(long, env = "DANAUS_PADDING_WAIT", default_value = "exact", value_name = "WHAT")]
+    pub padding_wait: PaddingWait,
     #[command(flatten)]
     pub text: TextArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PaddingWait {
+    /// Compute them exactly, at the cost of the model's full length
+    Exact,
+    /// Refuse them with 503
+    Refuse,
 }
 
 /// What the server lets in.
@@ -224,6 +255,40 @@ pub struct SynthArgs {
     /// Replace files that exist
     #[arg(long, env = "DANAUS_FORCE", value_parser = BoolishValueParser::new())]
     pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PrepareArgs {
+    /// Prepare anew, whatever is there
+    #[arg(long, env = "DANAUS_FORCE", value_parser = BoolishValueParser::new())]
+    pub force: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// A tokenizer.json to use instead of the built-in bert-base-uncased
+    #[arg(long, env = "DANAUS_TOKENIZER", value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Files with a text a line; standard input without any
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Most texts to measure: each takes an exact pass
+    #[arg(long, env = "DANAUS_MOST", default_value_t = 50, value_name = "N", value_parser = at_least_one)]
+    pub most: usize,
+    /// Print JSON
+    #[arg(long, env = "DANAUS_JSON", value_parser = BoolishValueParser::new())]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// A tokenizer.json to use instead of the built-in bert-base-uncased
+    #[arg(long, env = "DANAUS_TOKENIZER", value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -336,6 +401,13 @@ fn log_filter(text: &str) -> Result<Targets, String> {
         }
     }
     text.parse().map_err(|error| format!("{error}"))
+}
+
+fn padding_error(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(error) if (1e-6..=1.0).contains(&error) => Ok(error),
+        _ => Err("expected a number from 1e-6 to 1".to_owned()),
+    }
 }
 
 fn seconds(text: &str) -> Result<std::time::Duration, String> {

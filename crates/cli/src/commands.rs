@@ -5,5 +5,7 @@ pub mod download;
 pub mod embed;
 pub mod health;
 pub mod info;
+pub mod prepare;
 pub mod serve;
 pub mod synth;
+pub mod verify;

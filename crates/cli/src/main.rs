@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod logging;
 mod npy;
+mod padding;
 mod rows;
 mod setup;
 mod signals;
@@ -20,6 +21,8 @@ fn main() -> ExitCode {
         Command::Serve(args) => commands::serve::run(args),
         Command::Embed(args) => commands::embed::run(args),
         Command::Synth(args) => commands::synth::run(args),
+        Command::Prepare(args) => commands::prepare::run(args),
+        Command::Verify(args) => commands::verify::run(args),
         Command::Download(args) => commands::download::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Bench(args) => commands::bench::run(args),

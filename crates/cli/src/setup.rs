@@ -26,7 +26,6 @@ impl ComputeArgs {
             device: self.device,
             dtype: self.dtype,
             threads: self.threads,
-            padding: self.padding,
             filter_cache_bytes: self.filter_cache.saturating_mul(1 << 20),
             instruction_set: self.isa.map(|isa| isa.name().to_owned()),
             profile: None,
@@ -59,10 +58,10 @@ pub fn load_profiled(
     if model.synthetic {
         tracing::warn!("the weights of {} are synthetic: its vectors carry no meaning", model.id);
     }
-    if matches!(options.source, ModelSource::Hub(_)) && compute.padding == Padding::None {
+    if model.padded && compute.padding == Some(Padding::None) {
         tracing::warn!(
-            "texts are embedded without padding, while the published M2-BERT models were trained on texts padded to their \
-             full length: if retrieval disappoints, see --padding max-length"
+            "texts are embedded without padding, while the model was trained on texts padded to its full length: if \
+             retrieval disappoints, see --padding fast"
         );
     }
     let info = backend.info();
@@ -73,12 +72,17 @@ pub fn load_profiled(
         instruction_set = info.instruction_set,
         dtype = info.dtype,
         threads = info.threads,
-        padding = %compute.padding,
+        padding = %padding(compute, &model),
         load_seconds = loaded.as_secs_f64(),
         prepare_seconds = (started.elapsed() - loaded).as_secs_f64(),
         "model ready"
     );
     Ok((model, backend))
+}
+
+/// The padding that was asked for, or the one that the model was trained with.
+pub fn padding(compute: &ComputeArgs, model: &LoadedModel) -> Padding {
+    compute.padding.unwrap_or(if model.padded { Padding::Fast } else { Padding::None })
 }
 
 /// Lengths, in tokens, of the texts that [`warm_up`] embeds: those of queries.
@@ -88,7 +92,7 @@ const WARM_UP: [usize; 2] = [16, 64];
 pub fn warm_up(backend: &dyn Backend) -> anyhow::Result<()> {
     for length in WARM_UP {
         let ids = vec![0; length.min(backend.max_tokens())];
-        backend.embed(&[Text { ids: &ids, pooling: Pooling::Mean }])?;
+        backend.embed(&[Text { ids: &ids, pooling: Pooling::Mean, padding: Padding::None }])?;
     }
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! What a device must offer to serve a model.
 
-use crate::{EngineError, Pooling};
+use std::sync::Arc;
+
+use crate::padding::{FarFields, WindowEncoder};
+use crate::{EngineError, Padding, Pooling};
 
 /// One text of a batch: its token ids (`[CLS] … [SEP]`, not padded) and how its hidden states become one vector.
 #[derive(Debug, Clone, Copy)]
@@ -9,6 +12,9 @@ pub struct Text<'a> {
     pub ids: &'a [u32],
     /// How the last hidden states become one vector.
     pub pooling: Pooling,
+    /// What surrounds it in the encoder. [`Padding::Fast`] is exact, and as dear, until
+    /// [`set_far_fields`](Backend::set_far_fields) was called.
+    pub padding: Padding,
 }
 
 /// Where and how a backend computes, for logs, `/health` and `/info`.
@@ -37,6 +43,18 @@ pub trait Backend: Send + Sync {
 
     /// The longest text, in tokens, special tokens included.
     fn max_tokens(&self) -> usize;
+
+    /// Rows that the encoder computes for a text of `tokens` tokens, padding included: what it costs.
+    fn rows(&self, tokens: usize, pooling: Pooling, padding: Padding) -> usize;
+
+    /// Encodes windows, for preparing [`Padding::Fast`].
+    fn windows(&self) -> &dyn WindowEncoder;
+
+    /// What fast padding computes with, once it is set.
+    fn far_fields(&self) -> Option<&Arc<FarFields>>;
+
+    /// Lets [`Padding::Fast`] be fast from now on. A second call changes nothing.
+    fn set_far_fields(&self, far_fields: Arc<FarFields>);
 
     /// Embeds a batch: one pooled vector `[H]` per text, in order, **not** normalised
     /// (see [`finish`](crate::finish)).

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use danaus_model::LoadedModel;
 
 use crate::names::{self, Named};
-use crate::{Backend, CpuBackend, EngineError, Padding, Profile};
+use crate::{Backend, CpuBackend, EngineError, Profile};
 
 /// Where to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -100,8 +100,6 @@ pub struct BackendOptions {
     pub dtype: Dtype,
     /// CPU threads; `None` for as many as the process may use (affinity and cgroup limits count).
     pub threads: Option<usize>,
-    /// What surrounds a text in the encoder.
-    pub padding: Padding,
     /// Memory for filters kept between passes, in bytes; filters beyond it are computed anew in each pass.
     pub filter_cache_bytes: usize,
     /// Instruction set by name (`avx512`, `avx2`, `portable`); `None` for the CPU's best.
@@ -116,7 +114,6 @@ impl Default for BackendOptions {
             device: Device::Auto,
             dtype: Dtype::Auto,
             threads: None,
-            padding: Padding::None,
             filter_cache_bytes: 1 << 30,
             instruction_set: None,
             profile: None,

@@ -26,9 +26,21 @@ pub enum Padding {
     None,
     /// `[PAD]` up to the model's length, as the published models were trained; pooled over the text's tokens.
     MaxLength,
+    /// As `MaxLength`, to a stated error, for little more than the text itself costs.
+    Fast,
 }
 
 impl Pooling {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Pooling; 3] = [Pooling::Mean, Pooling::Cls, Pooling::Model];
+
+    /// The names that [`FromStr`] takes.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Self::TABLE.iter().map(|&(name, _)| name)
+    }
+}
+
+impl Padding {
     /// The names that [`FromStr`] takes.
     pub fn names() -> impl Iterator<Item = &'static str> {
         Self::TABLE.iter().map(|&(name, _)| name)
@@ -56,7 +68,8 @@ impl fmt::Display for Pooling {
 
 impl Named for Padding {
     const WHAT: &'static str = "padding";
-    const TABLE: &'static [(&'static str, Self)] = &[("none", Self::None), ("max-length", Self::MaxLength)];
+    const TABLE: &'static [(&'static str, Self)] =
+        &[("none", Self::None), ("max-length", Self::MaxLength), ("fast", Self::Fast)];
 }
 
 impl FromStr for Padding {

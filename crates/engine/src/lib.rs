@@ -6,6 +6,7 @@ mod device;
 mod embedding;
 mod machine;
 mod names;
+pub mod padding;
 mod profile;
 
 pub use backend::{Backend, BackendInfo, Text};

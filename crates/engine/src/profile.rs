@@ -16,6 +16,8 @@ pub enum Stage {
     Filters,
     /// Both long convolutions, with gate and skip.
     LongConvolution,
+    /// What padding beyond a window adds to them.
+    FarField,
     /// The mixer's last product.
     OutLinear,
     /// The MLP's first product, with GELU and gate.
@@ -32,12 +34,13 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in the order of a pass.
-    pub const ALL: [Stage; 11] = [
+    pub const ALL: [Stage; 12] = [
         Stage::Embeddings,
         Stage::InLinear,
         Stage::ShortConvolution,
         Stage::Filters,
         Stage::LongConvolution,
+        Stage::FarField,
         Stage::OutLinear,
         Stage::Gated,
         Stage::Down,
@@ -54,6 +57,7 @@ impl Stage {
             Stage::ShortConvolution => "short_conv",
             Stage::Filters => "filters",
             Stage::LongConvolution => "long_conv",
+            Stage::FarField => "far_field",
             Stage::OutLinear => "out_linear",
             Stage::Gated => "mlp_gated",
             Stage::Down => "mlp_down",

@@ -2,14 +2,15 @@
 
 mod common;
 
-use common::{Embeddings, backend, cosine_distance, embed, largest_error, read};
+use common::{Embeddings, backend, embed, largest_error, read};
 use danaus_engine::Padding;
+use danaus_engine::padding::distance;
 use danaus_model::{ModelConfig, synthetic};
 
 /// Checks the cases of a fixture whose length in the encoder is in `range`.
 fn check(fixture: &str, max_tokens: usize, padding: Padding, range: std::ops::RangeInclusive<usize>) {
     let model = synthetic(&ModelConfig::m2_bert_80m(max_tokens), 1);
-    let backend = backend(&model, padding);
+    let backend = backend(&model);
     drop(model);
     let golden: Embeddings = read(&format!("{fixture}/embeddings.json"));
     let mut checked = 0;
@@ -18,9 +19,8 @@ fn check(fixture: &str, max_tokens: usize, padding: Padding, range: std::ops::Ra
         if case.padding() != padding || !range.contains(&length) {
             continue;
         }
-        let got = embed(&backend, &case.ids(), case.pooling());
-        let (error, distance) =
-            (largest_error(&got, &case.embedding), cosine_distance(&got, &case.embedding));
+        let got = embed(&backend, &case.ids(), case.pooling(), padding);
+        let (error, distance) = (largest_error(&got, &case.embedding), distance(&got, &case.embedding));
         let name = format!("{fixture}, {} tokens, {}, {padding}", case.tokens(), case.pooling);
         println!("{name}: 1 - cosine {distance:.1e}, largest error {error:.1e}");
         assert!(

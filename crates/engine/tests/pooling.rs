@@ -3,7 +3,7 @@
 mod common;
 
 use common::{embed, golden_ids, largest_error, small_config};
-use danaus_engine::{BackendOptions, CpuBackend, Dtype, Pooling, finish};
+use danaus_engine::{BackendOptions, CpuBackend, Dtype, Padding, Pooling, finish};
 use danaus_model::{LoadedModel, ModelConfig, synthetic};
 
 /// Columns of the hidden states: first token's, and mean over tokens.
@@ -50,8 +50,10 @@ fn each_pooling_is_what_it_says() {
             (false, false) => pooler(&model, &first),
         };
         for (pooling, expected) in [(Pooling::Cls, first), (Pooling::Mean, mean), (Pooling::Model, own)] {
-            let error =
-                largest_error(&embed(&backend, &ids, pooling), &finish(expected, None, true).unwrap());
+            let error = largest_error(
+                &embed(&backend, &ids, pooling, Padding::None),
+                &finish(expected, None, true).unwrap(),
+            );
             assert!(
                 error < 1e-6,
                 "{pooling}, use_cls_token {use_cls_token}, pool_all {pool_all}: {error:e} off"

@@ -3,8 +3,9 @@
 
 mod common;
 
-use common::{Embeddings, cosine_distance, embed, fixture, read};
-use danaus_engine::{BackendOptions, CpuBackend, Dtype, Pooling};
+use common::{Embeddings, embed, fixture, read};
+use danaus_engine::padding::distance;
+use danaus_engine::{BackendOptions, CpuBackend, Dtype, Padding, Pooling};
 use danaus_model::{LoadedModel, ModelConfig, Tokenizer, synthetic};
 
 /// Largest `1 - cosine` of a vector in float32 from the published implementation's.
@@ -70,13 +71,13 @@ fn english_texts_keep_their_vectors() {
     assert_eq!(texts.len(), 40);
     let vectors = |dtype| {
         let backend = backend(&model, dtype);
-        texts.iter().map(|(_, ids)| embed(&backend, ids, Pooling::Mean)).collect::<Vec<_>>()
+        texts.iter().map(|(_, ids)| embed(&backend, ids, Pooling::Mean, Padding::None)).collect::<Vec<_>>()
     };
     let expected = vectors(Dtype::F32);
     for (dtype, bound) in [(Dtype::Bf16, BF16_DISTANCE), (Dtype::Int8, INT8_DISTANCE)] {
         let mut distances = Distances::default();
         for (((name, ids), got), expected) in texts.iter().zip(vectors(dtype)).zip(&expected) {
-            distances.push(format!("{name}, {} tokens", ids.len()), cosine_distance(&got, expected));
+            distances.push(format!("{name}, {} tokens", ids.len()), distance(&got, expected));
         }
         distances.check(&format!("English texts, {dtype} from f32"), bound);
     }
@@ -95,9 +96,8 @@ fn golden_texts_keep_theirs() {
             for (pooling, factor) in [("mean", 1.0), ("cls", ONE_ROW_FACTOR), ("pooler", ONE_ROW_FACTOR)] {
                 let mut distances = Distances::default();
                 for case in cases.iter().filter(|case| case.pooling == pooling) {
-                    let got = embed(&backend, &case.ids(), case.pooling());
-                    distances
-                        .push(format!("{} tokens", case.tokens()), cosine_distance(&got, &case.embedding));
+                    let got = embed(&backend, &case.ids(), case.pooling(), Padding::None);
+                    distances.push(format!("{} tokens", case.tokens()), distance(&got, &case.embedding));
                 }
                 distances.check(&format!("{fixture}, {dtype} from float64, {pooling}"), factor * bound);
             }

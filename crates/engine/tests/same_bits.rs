@@ -3,35 +3,41 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{bits, golden_ids, small_config};
+use danaus_engine::padding::{Probes, prepare};
 use danaus_engine::{
     Backend, BackendOptions, CpuBackend, Dtype, EngineError, Padding, Pooling, Text, finish,
 };
-use danaus_model::{LoadedModel, ModelConfig, synthetic};
+use danaus_model::{LoadedModel, ModelConfig, Tokenizer, synthetic};
 use danaus_simd::Isa;
 use proptest::prelude::*;
 use rayon::prelude::*;
 
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::Int8];
 
-fn backend(model: &LoadedModel, threads: usize, filter_cache_bytes: usize, padding: Padding) -> CpuBackend {
-    backend_of(Dtype::F32, model, threads, filter_cache_bytes, padding)
+fn backend(model: &LoadedModel, threads: usize, filter_cache_bytes: usize) -> CpuBackend {
+    backend_of(Dtype::F32, model, threads, filter_cache_bytes)
 }
 
-fn backend_of(
-    dtype: Dtype,
-    model: &LoadedModel,
-    threads: usize,
-    filter_cache_bytes: usize,
-    padding: Padding,
-) -> CpuBackend {
+fn backend_of(dtype: Dtype, model: &LoadedModel, threads: usize, filter_cache_bytes: usize) -> CpuBackend {
     let threads = Some(threads);
-    let options = BackendOptions { dtype, threads, filter_cache_bytes, padding, ..BackendOptions::default() };
+    let options = BackendOptions { dtype, threads, filter_cache_bytes, ..BackendOptions::default() };
     CpuBackend::new(model, &options).unwrap()
 }
 
 fn embed_all(backend: &CpuBackend, texts: &[Vec<u32>], pooling: Pooling) -> Vec<Vec<u32>> {
-    let texts: Vec<_> = texts.iter().map(|ids| Text { ids, pooling }).collect();
+    embed_padded(backend, texts, pooling, Padding::None)
+}
+
+fn embed_padded(
+    backend: &CpuBackend,
+    texts: &[Vec<u32>],
+    pooling: Pooling,
+    padding: Padding,
+) -> Vec<Vec<u32>> {
+    let texts: Vec<_> = texts.iter().map(|ids| Text { ids, pooling, padding }).collect();
     backend.embed(&texts).unwrap().iter().map(|v| bits(v)).collect()
 }
 
@@ -47,10 +53,10 @@ proptest! {
     fn alone_in_a_batch_in_any_order_on_any_number_of_threads(mut texts in texts(), pooling in 0usize..3, dtype in 0usize..3) {
         let (pooling, dtype) = ([Pooling::Mean, Pooling::Cls, Pooling::Model][pooling], DTYPES[dtype]);
         let model = synthetic(&small_config(), 5);
-        let one = backend_of(dtype, &model, 1, usize::MAX, Padding::None);
+        let one = backend_of(dtype, &model, 1, usize::MAX);
         let alone: Vec<_> = texts.iter().map(|text| embed_all(&one, std::slice::from_ref(text), pooling).remove(0)).collect();
         for threads in [1, 2, 5] {
-            let fresh = backend_of(dtype, &model, threads, 0, Padding::None);
+            let fresh = backend_of(dtype, &model, threads, 0);
             prop_assert_eq!(&embed_all(&fresh, &texts, pooling), &alone);
         }
         texts.reverse();
@@ -61,22 +67,30 @@ proptest! {
 }
 
 #[test]
-fn padded_texts_too() {
+fn padded_texts_too_and_those_of_fast_padding() {
     let model = synthetic(&small_config(), 5);
-    let texts = vec![vec![101, 2054, 102], (1000..1299).collect(), vec![7; 300], vec![101, 102]];
-    let one = backend(&model, 1, usize::MAX, Padding::MaxLength);
-    let alone: Vec<_> = texts
-        .iter()
-        .map(|text| embed_all(&one, std::slice::from_ref(text), Pooling::Mean).remove(0))
-        .collect();
-    assert_eq!(embed_all(&backend(&model, 3, 0, Padding::MaxLength), &texts, Pooling::Mean), alone);
+    let texts = vec![vec![101, 2054, 102], (1000..1299).collect(), vec![7; 300], vec![101, 102], vec![9; 60]];
+    let [one, many] = [(1, usize::MAX), (3, 0)].map(|(threads, cache)| backend(&model, threads, cache));
+    let probes = Probes::new(&Tokenizer::bert_base_uncased(), model.config.vocab_size);
+    let far_fields = [&one, &many].map(|backend| prepare(backend, &probes, 1e-2, &mut |_| ()).unwrap());
+    for (backend, far_fields) in [&one, &many].into_iter().zip(far_fields) {
+        backend.set_far_fields(Arc::new(far_fields));
+    }
+    assert!(one.rows(3, Pooling::Mean, Padding::Fast) < 300, "a far field is used");
+    for padding in [Padding::MaxLength, Padding::Fast] {
+        let alone: Vec<_> = texts
+            .iter()
+            .map(|text| embed_padded(&one, std::slice::from_ref(text), Pooling::Mean, padding).remove(0))
+            .collect();
+        assert_eq!(embed_padded(&many, &texts, Pooling::Mean, padding), alone);
+    }
 }
 
 #[test]
 fn more_tokens_than_a_pass_takes() {
     let model = synthetic(&small_config(), 5);
     let texts: Vec<Vec<u32>> = (0..40).map(|i| vec![1000 + i; 20 + 7 * i as usize]).collect();
-    let one = backend(&model, 1, usize::MAX, Padding::None);
+    let one = backend(&model, 1, usize::MAX);
     let alone: Vec<_> = texts
         .iter()
         .map(|text| embed_all(&one, std::slice::from_ref(text), Pooling::Mean).remove(0))
@@ -87,10 +101,10 @@ fn more_tokens_than_a_pass_takes() {
 #[test]
 fn a_bad_text_is_refused_with_its_place_and_computes_nothing() {
     let model = synthetic(&small_config(), 5);
-    let backend = backend(&model, 1, usize::MAX, Padding::None);
+    let backend = backend(&model, 1, usize::MAX);
     let long = vec![1; 301];
     let refusal = |ids: &[u32]| {
-        let good = Text { ids: &[101, 102], pooling: Pooling::Mean };
+        let good = Text { ids: &[101, 102], pooling: Pooling::Mean, padding: Padding::None };
         backend.embed(&[good, Text { ids, ..good }]).unwrap_err()
     };
     assert_eq!(refusal(&[]), EngineError::EmptyText { index: 1 });
@@ -141,7 +155,7 @@ fn long_texts_in_any_company_on_every_instruction_set() {
 #[test]
 fn concurrent_calls_from_another_pool() {
     let model = synthetic(&small_config(), 5);
-    let backend = backend(&model, 2, usize::MAX, Padding::None);
+    let backend = backend(&model, 2, usize::MAX);
     let texts: Vec<Vec<u32>> = (2..66).map(golden_ids).collect();
     let expected = embed_all(&backend, &texts, Pooling::Mean);
     let embed_one =

@@ -13,6 +13,7 @@
 
 mod buffer;
 mod compute;
+mod far_field;
 pub mod gemm;
 mod implicit_filter;
 mod layer_norm;
@@ -27,6 +28,7 @@ mod texts;
 
 pub use buffer::{Buffer, Word};
 pub use compute::Compute;
+pub use far_field::add_far_field;
 pub use implicit_filter::{FilterWindow, SineLayer, SineMlp, filter_taps};
 pub use layer_norm::layer_norm;
 pub use long_conv::{ConvEpilogue, ConvScratch, FilterForm, LongFilter, filter_length};

@@ -92,10 +92,14 @@ pub struct ConfigFile {
     pub(crate) values: ModelConfig,
     pub(crate) stated: BTreeSet<&'static str>,
     pub(crate) synthetic: bool,
+    pub(crate) padded: bool,
 }
 
 /// The key of a `config.json` that says that its checkpoint is synthetic, and from which seed.
 pub(crate) const SYNTHETIC_SEED_KEY: &str = "danaus_synthetic_seed";
+
+/// The key of a `config.json` that says which padding a model was trained with: `none` or `max-length`.
+const PADDING_KEY: &str = "danaus_padding";
 
 /// Upper bound of a model's parameters: 16 GiB in float32.
 const MAX_PARAMETERS: usize = 1 << 32;
@@ -276,7 +280,8 @@ impl ConfigFile {
         let mut values = ModelConfig::m2_bert_80m(32_768);
         let stated = read_values(&object, &mut values)?;
         values.validate_architecture()?;
-        Ok(Self { values, stated, synthetic: object.contains_key(SYNTHETIC_SEED_KEY) })
+        let synthetic = object.contains_key(SYNTHETIC_SEED_KEY);
+        Ok(Self { values, stated, synthetic, padded: padded(&object)?.unwrap_or(!synthetic) })
     }
 
     /// The configuration where there is no checkpoint to ask: M2-BERT-80M's values for keys that are not stated.
@@ -293,7 +298,17 @@ impl From<ModelConfig> for ConfigFile {
     /// A file that states every key.
     fn from(mut values: ModelConfig) -> Self {
         let stated = values.sizes_mut().into_iter().map(|(key, _)| key).collect();
-        Self { values, stated, synthetic: false }
+        Self { values, stated, synthetic: false, padded: true }
+    }
+}
+
+/// Whether the model was trained on texts padded to its length, where `object` says so.
+fn padded(object: &Map<String, Value>) -> Result<Option<bool>, ConfigError> {
+    match object.get(PADDING_KEY) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(name)) if name == "none" => Ok(Some(false)),
+        Some(Value::String(name)) if name == "max-length" => Ok(Some(true)),
+        Some(value) => Err(unsupported(PADDING_KEY, value.clone(), "\"none\" or \"max-length\"")),
     }
 }
 

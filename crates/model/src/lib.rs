@@ -5,6 +5,7 @@
 mod architecture;
 mod checkpoint;
 mod config;
+mod digest;
 mod error;
 pub mod hub;
 mod load;
@@ -27,7 +28,7 @@ pub use source::{
 pub use tensor::Tensor;
 pub use tokenizer::{Encoding, Tokenizer, TokenizerError, truncate};
 pub use weights::{Embeddings, FilterMlp, Layer, LayerNorm, Linear, LongFilter, SineLayer, Weights};
-pub use write::write_synthetic;
+pub use write::{write_file, write_synthetic};
 
 /// A model that is ready to be computed with.
 #[derive(Debug, Clone)]
@@ -42,6 +43,9 @@ pub struct LoadedModel {
     pub weights: Weights,
     /// Whether the weights are synthetic, so that vectors carry no meaning.
     pub synthetic: bool,
+    /// Whether it was trained on texts padded to its length, as the published models were: `danaus_padding` in its
+    /// `config.json` says so, or that it was not; where that is absent, all but synthetic ones are taken to be.
+    pub padded: bool,
 }
 
 /// A model of any shape with synthetic weights: a pure function of `config` and `seed`.
@@ -58,5 +62,6 @@ pub fn synthetic(config: &ModelConfig, seed: u64) -> LoadedModel {
         config: config.clone(),
         weights: synthetic::weights(config, seed),
         synthetic: true,
+        padded: false,
     }
 }

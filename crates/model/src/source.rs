@@ -131,11 +131,12 @@ pub fn load(options: &LoadOptions) -> Result<LoadedModel, LoadError> {
 /// # Errors
 /// A damaged file, which is then removed from the cache, or one of another model.
 pub fn load_snapshot(snapshot: &Snapshot) -> Result<LoadedModel, LoadError> {
-    let loaded = read_config(&snapshot.config)
-        .and_then(|config| Ok((config.synthetic, load_checkpoint(config, &snapshot.checkpoint)?)));
-    let (synthetic, (config, weights)) = loaded.map_err(|error| blame_damage(snapshot, error))?;
+    let loaded = read_config(&snapshot.config).and_then(|config| {
+        Ok((config.synthetic, config.padded, load_checkpoint(config, &snapshot.checkpoint)?))
+    });
+    let (synthetic, padded, (config, weights)) = loaded.map_err(|error| blame_damage(snapshot, error))?;
     let (id, revision) = (snapshot.id.clone(), Some(snapshot.commit.clone()));
-    Ok(LoadedModel { id, revision, config, weights, synthetic })
+    Ok(LoadedModel { id, revision, config, weights, synthetic, padded })
 }
 
 /// Where a file of the cache is not what the hub has, that is the error, and not what came of it.

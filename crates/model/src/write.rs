@@ -44,8 +44,12 @@ fn unwritable(path: &Path, error: io::Error) -> LoadError {
     LoadError::Io { action: "write", path: path.to_owned(), error }
 }
 
-/// Writes a file under another name beside its place, and moves it there when it is complete and on the disk.
-fn write_file(
+/// Writes a file under another name beside its place, and moves it there when it is complete and on the disk. `force`
+/// replaces one that exists.
+///
+/// # Errors
+/// A file that exists already, or a disk that is full or cannot be written.
+pub fn write_file(
     path: &Path,
     force: bool,
     write: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,

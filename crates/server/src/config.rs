@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use danaus_engine::{Padding, Pooling};
-
-use crate::service::EmbedOptions;
+use danaus_engine::Pooling;
 
 /// Limits and defaults of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,8 +13,8 @@ pub struct ServerConfig {
     pub auto_truncate: bool,
     /// How hidden states become one vector where a request does not say.
     pub pooling: Pooling,
-    /// The padding that the backend was loaded with: what a text costs in a batch depends on it.
-    pub padding: Padding,
+    /// Whether texts with fast padding are refused with 503 while it is not prepared, instead of being computed exactly.
+    pub refuse_unprepared: bool,
     /// Largest request body, in bytes.
     pub max_body_bytes: usize,
     /// Most texts in one request.
@@ -39,7 +37,7 @@ impl Default for ServerConfig {
             max_batch_tokens: 2048,
             auto_truncate: false,
             pooling: Pooling::default(),
-            padding: Padding::default(),
+            refuse_unprepared: false,
             max_body_bytes: 32 * 1024 * 1024,
             max_inputs: 2048,
             // 32 MiB of token ids: a body of the largest size that is all punctuation still fits an idle queue.
@@ -48,18 +46,6 @@ impl Default for ServerConfig {
             request_timeout: None,
             read_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(30),
-        }
-    }
-}
-
-impl ServerConfig {
-    /// How texts are embedded where a request does not say.
-    pub(crate) fn embed_defaults(&self) -> EmbedOptions {
-        EmbedOptions {
-            truncate: self.auto_truncate,
-            dimensions: None,
-            normalize: true,
-            pooling: self.pooling,
         }
     }
 }

@@ -25,6 +25,7 @@ pub(crate) enum ErrorKind {
     Overloaded,
     Internal,
     Loading,
+    Preparing,
     ShuttingDown,
     DeadlineExceeded,
 }
@@ -41,7 +42,7 @@ impl ErrorKind {
             Self::InvalidField | Self::TextTooLong => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Loading | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Loading | Self::Preparing | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -61,6 +62,7 @@ impl ErrorKind {
             Self::Overloaded => "overloaded",
             Self::Internal => "internal_error",
             Self::Loading => "model_loading",
+            Self::Preparing => "padding_preparing",
             Self::ShuttingDown => "shutting_down",
             Self::DeadlineExceeded => "deadline_exceeded",
         }
@@ -70,7 +72,11 @@ impl ErrorKind {
     const fn error_type(self) -> &'static str {
         match self {
             Self::Overloaded => "rate_limit_error",
-            Self::Internal | Self::Loading | Self::ShuttingDown | Self::DeadlineExceeded => "server_error",
+            Self::Internal
+            | Self::Loading
+            | Self::Preparing
+            | Self::ShuttingDown
+            | Self::DeadlineExceeded => "server_error",
             _ => "invalid_request_error",
         }
     }

@@ -20,6 +20,9 @@ const SYNTHETIC_WARNING: &str = "synthetic weights: vectors carry no meaning";
 /// helps nobody.
 const COUNTED_LENGTHS: usize = 4;
 
+/// Seconds after which to ask again while fast padding is prepared, which takes minutes.
+const PREPARING_SECONDS: u64 = 30;
+
 /// Most bytes of text in one request for all its tokens.
 const MOST_TOKENIZED_BYTES: usize = 1024 * 1024;
 
@@ -31,6 +34,8 @@ pub struct Service {
     pub tokenizer: Arc<Tokenizer>,
     /// What to call the model.
     pub model: ModelInfo,
+    /// What surrounds a text in the encoder where a request does not say.
+    pub padding: Padding,
 }
 
 /// What a model is called.
@@ -58,6 +63,7 @@ pub(crate) struct EmbedOptions {
     pub(crate) dimensions: Option<usize>,
     pub(crate) normalize: bool,
     pub(crate) pooling: Pooling,
+    pub(crate) padding: Padding,
 }
 
 /// A request's texts, and what to call each of them in an error.
@@ -96,9 +102,7 @@ pub(crate) struct Ready {
     worker: Worker,
     offload: Offload,
     metrics: Metrics,
-    padding: Padding,
-    max_inputs: usize,
-    request_timeout: Option<Duration>,
+    config: ServerConfig,
 }
 
 /// A text's tokens as the model will see them.
@@ -118,15 +122,7 @@ impl Ready {
         let limits = QueueLimits { texts: config.max_queued_texts, tokens: config.max_queued_tokens };
         let worker =
             Worker::start(Arc::clone(&service.backend), limits, config.max_batch_tokens, metrics.clone())?;
-        Ok(Self {
-            service,
-            worker,
-            offload,
-            metrics,
-            padding: config.padding,
-            max_inputs: config.max_inputs,
-            request_timeout: config.request_timeout,
-        })
+        Ok(Self { service, worker, offload, metrics, config: config.clone() })
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -135,6 +131,22 @@ impl Ready {
 
     pub(crate) fn model(&self) -> &ModelInfo {
         &self.service.model
+    }
+
+    /// What surrounds a text where a request does not say.
+    pub(crate) fn padding(&self) -> Padding {
+        self.service.padding
+    }
+
+    /// How texts are embedded where a request does not say.
+    pub(crate) fn defaults(&self) -> EmbedOptions {
+        EmbedOptions {
+            truncate: self.config.auto_truncate,
+            dimensions: None,
+            normalize: true,
+            pooling: self.config.pooling,
+            padding: self.service.padding,
+        }
     }
 
     pub(crate) fn queue_depth(&self) -> Depth {
@@ -154,7 +166,8 @@ impl Ready {
     ) -> Result<Embedded, ApiError> {
         self.check_dimensions(options.dimensions)?;
         self.check_count(request.texts.len())?;
-        let Some(limit) = self.request_timeout else {
+        self.check_prepared(options.padding)?;
+        let Some(limit) = self.config.request_timeout else {
             return self.embed_checked(request, options).await;
         };
         tokio::time::timeout(limit, self.embed_checked(request, options)).await.unwrap_or_else(|_elapsed| {
@@ -170,7 +183,7 @@ impl Ready {
         let tokenise = started.elapsed();
         let tokens = prepared.iter().map(|text| text.ids.len()).collect();
         let truncated = prepared.iter().map(|text| text.truncated).collect();
-        let computed = self.compute(prepared, options.pooling).await?;
+        let computed = self.compute(prepared, options.pooling, options.padding).await?;
         let timing = Timing { tokenise, queue: computed.queue, compute: computed.compute };
         self.metrics.queued_for(computed.queue);
         let vectors = self.finish(computed.vectors, options).await?;
@@ -191,12 +204,22 @@ impl Ready {
     }
 
     fn check_count(&self, count: usize) -> Result<(), ApiError> {
-        if count <= self.max_inputs {
+        let limit = self.config.max_inputs;
+        if count <= limit {
             return Ok(());
         }
-        let limit = self.max_inputs;
         let message = format!("The request has {count} texts, over the limit of {limit}: split it");
         Err(ApiError::new(ErrorKind::BatchTooLarge, message))
+    }
+
+    fn check_prepared(&self, padding: Padding) -> Result<(), ApiError> {
+        let ready = padding != Padding::Fast || self.backend().far_fields().is_some();
+        if ready || !self.config.refuse_unprepared {
+            return Ok(());
+        }
+        let message =
+            "Fast padding is still being prepared: try again later, or ask for \"padding\": \"max-length\"";
+        Err(ApiError::new(ErrorKind::Preparing, message).retry_after(PREPARING_SECONDS))
     }
 
     fn check_dimensions(&self, dimensions: Option<usize>) -> Result<(), ApiError> {
@@ -260,14 +283,16 @@ impl Ready {
         result
     }
 
-    async fn compute(&self, prepared: Vec<Prepared>, pooling: Pooling) -> Result<Computed, ApiError> {
-        let cost = |tokens: usize| match self.padding {
-            Padding::None => tokens,
-            Padding::MaxLength => self.backend().max_tokens(),
-        };
+    async fn compute(
+        &self,
+        prepared: Vec<Prepared>,
+        pooling: Pooling,
+        padding: Padding,
+    ) -> Result<Computed, ApiError> {
+        let cost = |tokens: usize| self.backend().rows(tokens, pooling, padding);
         let texts = prepared
             .into_iter()
-            .map(|text| QueuedText { cost: cost(text.ids.len()), ids: text.ids, pooling })
+            .map(|text| QueuedText { cost: cost(text.ids.len()), ids: text.ids, pooling, padding })
             .collect();
         let submission = self.worker.submit(texts).map_err(|error| match error {
             SubmitError::Full { full, seconds } => ApiError::new(

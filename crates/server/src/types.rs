@@ -3,7 +3,7 @@
 mod input;
 mod schema;
 
-pub(crate) use input::{Dimensions, Object, PoolingName, TextInput, TextList};
+pub(crate) use input::{Dimensions, Object, PaddingName, PoolingName, TextInput, TextList};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -20,6 +20,7 @@ pub(crate) struct EmbedRequest {
     /// Whether vectors are scaled to unit length. Default: true.
     pub(crate) normalize: Option<bool>,
     pub(crate) pooling: Option<PoolingName>,
+    pub(crate) padding: Option<PaddingName>,
 }
 
 /// One vector per text, in order.
@@ -149,8 +150,10 @@ pub(crate) struct Info {
     pub(crate) threads: usize,
     /// Pooling where a request does not say: `mean`, `cls` or `model`.
     pub(crate) pooling: String,
-    /// What surrounds a text in the encoder: `none` or `max-length`.
+    /// What surrounds a text in the encoder where a request does not say: `none`, `max-length` or `fast`.
     pub(crate) padding: String,
+    /// What fast padding computes, and its measured errors; null where it is not prepared.
+    pub(crate) fast_padding: Option<FastPadding>,
     /// Whether a text over the model's length is cut where a request does not say.
     pub(crate) auto_truncate: bool,
     pub(crate) limits: Limits,
@@ -162,6 +165,40 @@ pub(crate) struct Info {
     pub(crate) warning: Option<&'static str>,
     /// Version of the server.
     pub(crate) version: &'static str,
+}
+
+/// What fast padding computes, and its measured errors.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FastPadding {
+    /// The largest permitted error, in 1 - cosine to the vector of the padded text.
+    pub(crate) bound: f64,
+    /// Ranges of lengths; texts of other lengths are computed exactly.
+    pub(crate) ranges: Vec<FastRange>,
+}
+
+/// How texts of a range of lengths are computed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FastRange {
+    /// Fewest tokens.
+    pub(crate) shortest: usize,
+    /// Most tokens.
+    pub(crate) longest: usize,
+    /// Tokens and padding that are computed.
+    pub(crate) window: usize,
+    /// The largest error of the probe texts by pooling, in 1 - cosine. A pooling whose error is too near the bound is
+    /// computed in another window, or exactly.
+    pub(crate) errors: FastErrors,
+}
+
+/// Errors by pooling, in 1 - cosine.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FastErrors {
+    /// Mean over the text's tokens.
+    pub(crate) mean: f64,
+    /// First token.
+    pub(crate) cls: f64,
+    /// What the model's configuration says.
+    pub(crate) model: f64,
 }
 
 /// What the server lets in.

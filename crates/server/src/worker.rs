@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use danaus_engine::{Backend, Pooling, Text};
+use danaus_engine::{Backend, Padding, Pooling, Text};
 use tokio::sync::oneshot;
 
 use crate::metrics::Metrics;
@@ -17,6 +17,7 @@ use crate::scheduler::{Depth, Entry, QueueFull, QueueLimits, Scheduler, Throughp
 pub(crate) struct QueuedText {
     pub(crate) ids: Vec<u32>,
     pub(crate) pooling: Pooling,
+    pub(crate) padding: Padding,
     /// Tokens that the model computes for it, padding included.
     pub(crate) cost: usize,
 }
@@ -212,8 +213,10 @@ impl Thread {
 
     fn compute(&self, batch: Vec<Job>) {
         let tokens = batch.iter().map(|job| job.text.cost).sum();
-        let texts: Vec<Text<'_>> =
-            batch.iter().map(|job| Text { ids: &job.text.ids, pooling: job.text.pooling }).collect();
+        let texts: Vec<Text<'_>> = batch
+            .iter()
+            .map(|Job { text, .. }| Text { ids: &text.ids, pooling: text.pooling, padding: text.padding })
+            .collect();
         let started = Instant::now();
         // The backend promises nothing about its state after a panic, but it is all we have to answer the next
         // request with: a backend that stays broken fails that one too, in the same visible way.

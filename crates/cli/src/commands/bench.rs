@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use self::profile::{Profiler, StageTime};
 use crate::args::BenchArgs;
-use crate::{setup, stdout};
+use crate::{padding, setup, stdout};
 
 /// Fewest and most passes that a length is measured with.
 const PASSES: std::ops::RangeInclusive<usize> = 3..=200;
@@ -49,11 +49,17 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     if let Some(length) = args.lengths.iter().find(|&&length| length > max_tokens) {
         bail!("length {length}: the model takes at most {max_tokens} tokens");
     }
+    // Another model than the published one is no reason to pad, unless that is asked for.
+    let padding = match args.compute.padding {
+        Some(_) => padding::choose(&args.compute, &options, &model, &*backend),
+        None => Padding::None,
+    };
     let profiler = match profile {
         Some(profile) => {
             let peaks = measure_peaks(&args.compute.backend_options())?;
-            let padded_to = (args.compute.padding == Padding::MaxLength).then_some(max_tokens);
-            Some(Profiler { profile, peaks, config: model.config.clone(), padded_to })
+            let rows = |length| backend.rows(length, Pooling::Mean, padding);
+            let rows = args.lengths.iter().map(|&length| (length, rows(length))).collect();
+            Some(Profiler { profile, peaks, config: model.config.clone(), rows })
         }
         None => None,
     };
@@ -61,7 +67,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let mut measurements = Vec::new();
     for &length in &args.lengths {
         let texts = texts(length, args.batch, vocabulary);
-        let measurement = measure(&*backend, &texts, args.seconds, profiler.as_ref())?;
+        let measurement = measure(&*backend, (&texts, padding), args.seconds, profiler.as_ref())?;
         if !args.json {
             print(&measurement, measurements.is_empty() || args.profile)?;
             measurement.profile.as_deref().map_or(Ok(()), profile::print)?;
@@ -84,11 +90,11 @@ fn texts(length: usize, batch: usize, vocabulary: usize) -> Vec<Vec<u32>> {
 
 fn measure(
     backend: &dyn Backend,
-    texts: &[Vec<u32>],
+    (texts, padding): (&[Vec<u32>], Padding),
     at_least: Duration,
     profiler: Option<&Profiler>,
 ) -> anyhow::Result<Measurement> {
-    let batch: Vec<_> = texts.iter().map(|ids| Text { ids, pooling: Pooling::Mean }).collect();
+    let batch: Vec<_> = texts.iter().map(|ids| Text { ids, pooling: Pooling::Mean, padding }).collect();
     reset_peak();
     // The first pass makes filters and buffers, the second is the first at full speed.
     backend.embed(&batch)?;

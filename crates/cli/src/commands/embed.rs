@@ -5,14 +5,14 @@ mod output;
 use std::io::IsTerminal;
 
 use anyhow::{Context, anyhow, bail};
-use danaus_engine::{Backend, Pooling, Text, finish};
+use danaus_engine::{Backend, Padding, Pooling, Text, finish};
 use danaus_model::{Tokenizer, truncate};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use self::output::{Output, Target};
 use crate::args::{EmbedArgs, InputFormat};
 use crate::rows::{Place, Row, Rows};
-use crate::setup;
+use crate::{padding, setup};
 
 /// Tokens gathered before they are computed and written: enough to fill several passes, little enough to show progress.
 const BATCH_TOKENS: usize = 4096;
@@ -27,7 +27,9 @@ pub fn run(args: EmbedArgs) -> anyhow::Result<()> {
         tracing::info!("reading rows from the terminal, up to Ctrl-D");
     }
     let target = Target::open(args.out.as_deref())?;
-    let (model, backend) = setup::load(&args.model.load_options(), &args.compute)?;
+    let options = args.model.load_options();
+    let (model, backend) = setup::load(&options, &args.compute)?;
+    let padding = padding::choose(&args.compute, &options, &model, &*backend);
     let vocabulary = model.config.vocab_size;
     let tokenizer = match args.input {
         // Ids need none, and so may be of a model that the built-in one does not fit.
@@ -39,7 +41,8 @@ pub fn run(args: EmbedArgs) -> anyhow::Result<()> {
     drop(model);
     let output = Output::new(args.output, target, backend.dimension())?;
     let progress = progress_bar(&args);
-    let job = Job { args: &args, backend: &*backend, tokenizer, vocabulary, progress: progress.clone() };
+    let job =
+        Job { args: &args, backend: &*backend, padding, tokenizer, vocabulary, progress: progress.clone() };
     let outcome = job.run(rows, output);
     progress.finish_and_clear();
     let Summary { rows, tokens, skipped } = outcome?;
@@ -50,6 +53,7 @@ pub fn run(args: EmbedArgs) -> anyhow::Result<()> {
 struct Job<'a> {
     args: &'a EmbedArgs,
     backend: &'a dyn Backend,
+    padding: Padding,
     /// Present where rows are texts.
     tokenizer: Option<Tokenizer>,
     vocabulary: usize,
@@ -142,7 +146,8 @@ impl Job<'_> {
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
         let pooling: Pooling = self.args.text.pooling;
-        let texts: Vec<_> = batch.iter().flatten().map(|ids| Text { ids, pooling }).collect();
+        let texts: Vec<_> =
+            batch.iter().flatten().map(|ids| Text { ids, pooling, padding: self.padding }).collect();
         let mut vectors = self.backend.embed(&texts)?.into_iter();
         for ids in batch.drain(..) {
             let index = summary.rows;

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use danaus_engine::Isa;
-use danaus_model::{HubError, HubOptions, LoadError, LoadOptions, ModelSource};
+use danaus_engine::padding::Bin;
+use danaus_engine::{Backend, Isa, Padding};
+use danaus_model::{HubError, HubOptions, LoadError, LoadOptions, LoadedModel, ModelSource};
 use serde::Serialize;
 
 use crate::args::InfoArgs;
-use crate::{setup, stdout};
+use crate::{padding, setup, stdout};
 
 /// What `danaus info` prints.
 #[derive(Serialize)]
@@ -37,6 +38,16 @@ struct Loaded {
     dtype: &'static str,
     threads: usize,
     padding: String,
+    /// What fast padding computes; where it is not prepared, what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fast_padding: Option<FastPadding>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum FastPadding {
+    Prepared { bound: f64, megabytes: f64, ranges: Vec<Bin> },
+    Unprepared(String),
 }
 
 /// Shows the model where it is at hand; downloads nothing.
@@ -79,12 +90,8 @@ fn is_not_cached(source: &ModelSource, error: &anyhow::Error) -> bool {
     matches!(source, ModelSource::Hub(_)) && matches!(cause, Some(LoadError::Hub(HubError::Offline { .. })))
 }
 
-fn describe(
-    args: &InfoArgs,
-    model: &danaus_model::LoadedModel,
-    backend: &dyn danaus_engine::Backend,
-) -> Loaded {
-    let info = backend.info();
+fn describe(args: &InfoArgs, model: &LoadedModel, backend: &dyn Backend) -> Loaded {
+    let (info, padding) = (backend.info(), setup::padding(&args.compute, model));
     Loaded {
         revision: model.revision.clone(),
         synthetic: model.synthetic,
@@ -95,6 +102,18 @@ fn describe(
         instruction_set: info.instruction_set,
         dtype: info.dtype,
         threads: info.threads,
-        padding: args.compute.padding.to_string(),
+        padding: padding.to_string(),
+        fast_padding: (padding == Padding::Fast).then(|| fast_padding(args, model, backend)),
+    }
+}
+
+fn fast_padding(args: &InfoArgs, model: &LoadedModel, backend: &dyn Backend) -> FastPadding {
+    match padding::store(&args.compute, &args.model.load_options(), model, backend).read() {
+        Ok(far_fields) => FastPadding::Prepared {
+            bound: far_fields.bound(),
+            megabytes: far_fields.bytes() as f64 / 1e6,
+            ranges: far_fields.bins().cloned().collect(),
+        },
+        Err(reason) => FastPadding::Unprepared(format!("not prepared (danaus prepare): {reason}")),
     }
 }

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use danaus_engine::padding::Store;
+use danaus_engine::{Backend, Padding};
+use danaus_model::Tokenizer;
 use danaus_server::{ModelInfo, ServerConfig, Service};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::args::{ServeArgs, usage_error};
-use crate::{setup, signals};
+use crate::args::{PaddingWait, ServeArgs, usage_error};
+use crate::{padding, setup, signals};
 
 /// The port where neither `--port` nor `$PORT` says otherwise.
 const DEFAULT_PORT: u16 = 8000;
@@ -69,7 +72,7 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
         max_batch_tokens: args.limits.max_batch_tokens,
         auto_truncate: args.text.auto_truncate,
         pooling: args.text.pooling,
-        padding: args.compute.padding,
+        refuse_unprepared: args.padding_wait == PaddingWait::Refuse,
         max_body_bytes: args.limits.max_body.saturating_mul(1 << 20),
         max_inputs: args.limits.max_inputs,
         max_queued_tokens: args.limits.max_queued_tokens,
@@ -82,11 +85,37 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
 }
 
 fn load(args: &ServeArgs) -> anyhow::Result<Service> {
-    let (model, backend) = setup::load(&args.model.load_options(), &args.compute)?;
-    let tokenizer = setup::tokenizer(args.text.tokenizer.as_deref(), model.config.vocab_size)?;
+    let options = args.model.load_options();
+    let (model, backend) = setup::load(&options, &args.compute)?;
+    let vocabulary = model.config.vocab_size;
+    let tokenizer = Arc::new(setup::tokenizer(args.text.tokenizer.as_deref(), vocabulary)?);
     setup::warm_up(&*backend)?;
+    let padding = setup::padding(&args.compute, &model);
+    if padding == Padding::Fast {
+        let store = padding::store(&args.compute, &options, &model, &*backend);
+        if !padding::load(&store, &*backend) {
+            prepare(store, Arc::clone(&backend), Arc::clone(&tokenizer), vocabulary)?;
+        }
+    }
     let (id, revision, synthetic) = (model.id, model.revision, model.synthetic);
-    Ok(Service { backend, tokenizer: Arc::new(tokenizer), model: ModelInfo { id, revision, synthetic } })
+    Ok(Service { backend, tokenizer, model: ModelInfo { id, revision, synthetic }, padding })
+}
+
+/// Prepares fast padding beside the server's work: its passes and those of requests take turns.
+fn prepare(
+    store: Store,
+    backend: Arc<dyn Backend>,
+    tokenizer: Arc<Tokenizer>,
+    vocabulary: usize,
+) -> anyhow::Result<()> {
+    let work = move || {
+        if let Err(error) = padding::make(&store, &*backend, &tokenizer, vocabulary) {
+            tracing::error!(%error, "fast padding cannot be prepared: texts are computed exactly");
+        }
+    };
+    let thread = std::thread::Builder::new().name("danaus-prepare".into());
+    thread.spawn(work).context("a thread cannot be started")?;
+    Ok(())
 }
 
 /// Resolves at the first signal; a second one ends the process at once.

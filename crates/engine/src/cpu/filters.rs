@@ -95,7 +95,7 @@ impl Default for LayerStates {
 /// Where the filters of a pass come from.
 #[derive(Debug)]
 pub(super) struct FilterPlan {
-    /// One for each text.
+    /// One for each length that was asked for.
     pub sources: Vec<Source>,
     states: StatesSource,
 }
@@ -166,7 +166,7 @@ impl FilterBank {
         }
     }
 
-    /// Where the filters of a pass over texts of these lengths come from. Makes and keeps those that are worth it.
+    /// Where the filters of a pass over texts (or windows) of these lengths come from. Makes and keeps those that are worth it.
     pub fn plan(&self, compute: &Compute, lengths: impl Iterator<Item = usize>) -> FilterPlan {
         let mut sources = BTreeMap::new();
         let sources: Vec<_> = lengths
@@ -351,8 +351,22 @@ impl FilterPlan {
     }
 }
 
+impl Source {
+    /// A chunk's filter: the kept one, or `made`.
+    pub fn filter<'a>(
+        &'a self,
+        (layer, branch, chunk): (usize, Branch, usize),
+        made: &'a LongFilter,
+    ) -> &'a LongFilter {
+        match self {
+            Source::Kept(kept) => kept.filter(layer, branch, chunk),
+            Source::Made(_) => made,
+        }
+    }
+}
+
 impl KeptFilters {
-    pub fn filter(&self, layer: usize, branch: Branch, chunk: usize) -> &LongFilter {
+    fn filter(&self, layer: usize, branch: Branch, chunk: usize) -> &LongFilter {
         &self.filters[layer][branch as usize][chunk]
     }
 }

@@ -6,26 +6,22 @@ use danaus_kernels::MatrixMut;
 
 use super::team::Team;
 use super::workspace::Workspace;
-use super::{CpuBackend, Observer, Pass};
+use super::{CpuBackend, Pass, Watch};
 use crate::profile::Stage;
 
 impl CpuBackend {
     /// Leaves the last hidden states `[tokens, H]` in the workspace.
-    pub(super) fn forward(
-        &self,
-        pass: &Pass,
-        workspace: &mut Workspace,
-        observer: &mut (dyn Observer + Send),
-    ) {
+    pub(super) fn forward(&self, pass: &Pass, workspace: &mut Workspace, watch: &mut Watch<'_>) {
         workspace.prepare(pass.ids.len(), self.config.hidden_size, self.compute.threads());
-        let plan = self.filters.plan(&self.compute, pass.texts.iter().map(|rows| rows.len()));
+        let windows = watch.recordings.iter().map(|recording| recording.shape().window);
+        let plan = self.filters.plan(&self.compute, pass.texts.iter().map(|rows| rows.len()).chain(windows));
         self.embed_tokens(pass, workspace);
-        observer.stage("embeddings", &workspace.hidden);
+        watch.observer.stage("embeddings", &workspace.hidden);
         for (index, layer) in self.weights.layers.iter().enumerate() {
             // There is no residual connection and no LayerNorm between the two.
-            self.mix_sequence(index, pass, &plan, workspace, observer);
-            self.mix_state(layer, workspace, observer);
-            observer.stage("layer", &workspace.hidden);
+            self.mix_sequence(index, pass, &plan, workspace, watch);
+            self.mix_state(layer, workspace, watch.observer);
+            watch.observer.stage("layer", &workspace.hidden);
         }
     }
 

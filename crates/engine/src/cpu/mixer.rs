@@ -5,12 +5,15 @@
 //! it makes in between never leaves its thread, and threads meet once a layer.
 
 use danaus_kernels::gemm::{Activations, Epilogue, multiply};
-use danaus_kernels::{ConvEpilogue, ConvScratch, LongFilter, Matrix, MatrixMut, short_conv, short_conv_gate};
+use danaus_kernels::{
+    ConvEpilogue, ConvScratch, LongFilter, Matrix, MatrixMut, add_far_field, short_conv, short_conv_gate,
+};
 
 use super::filters::{Branch, FilterPlan, LayerStates, Source, Workbench};
 use super::weights::{CHUNK, ChunkWeights};
 use super::workspace::{ChunkBuffers, Workspace};
-use super::{CpuBackend, Observer, Pass};
+use super::{CpuBackend, Pass, Watch};
+use crate::padding::Recording;
 use crate::profile::Stage;
 
 /// What an observer sees of the mixer's insides.
@@ -51,6 +54,8 @@ struct Chunk<'a> {
     /// The chunk's columns of the result.
     out: MatrixMut<'a>,
     probe: Option<ChunkProbe<'a>>,
+    /// The chunk's columns of each recording, by branch.
+    recordings: Vec<[MatrixMut<'a>; 2]>,
 }
 
 impl CpuBackend {
@@ -61,9 +66,10 @@ impl CpuBackend {
         pass: &Pass,
         plan: &FilterPlan,
         workspace: &mut Workspace,
-        observer: &mut (dyn Observer + Send),
+        watch: &mut Watch<'_>,
     ) {
         let width = self.config.hidden_size;
+        let Watch { observer, recordings } = watch;
         let mut probe = observer.wants().then(|| Probe::new(pass.ids.len(), width));
         let states = plan.layer_states(&self.filters, &self.compute, layer, &mut workspace.states);
         let input = Matrix::new(&workspace.hidden, width);
@@ -72,8 +78,11 @@ impl CpuBackend {
         let outs = MatrixMut::new(&mut workspace.mixed, width).split_columns(CHUNK);
         let mut probes = probe.as_mut().map_or_else(Vec::new, |probe| probe.split(width)).into_iter();
         let chunks = self.weights.layers[layer].chunks.iter().zip(outs).enumerate();
-        let chunks =
-            chunks.map(|(index, (weights, out))| Chunk { index, weights, out, probe: probes.next() });
+        let mut recordings = split_recordings(recordings, layer, width);
+        let chunks = chunks.map(|(index, (weights, out))| {
+            let recordings = recordings.iter_mut().filter_map(Iterator::next).collect();
+            Chunk { index, weights, out, probe: probes.next(), recordings }
+        });
         let workers = &workspace.workers;
         self.compute.for_each_item(chunks.collect(), |chunk, worker| {
             mixing.chunk(chunk, &mut workers[worker].chunk())
@@ -88,7 +97,7 @@ impl CpuBackend {
 
 impl Mixing<'_> {
     fn chunk(&self, chunk: Chunk<'_>, buffers: &mut ChunkBuffers) {
-        let Chunk { index, weights, mut out, mut probe } = chunk;
+        let Chunk { index, weights, mut out, mut probe, mut recordings } = chunk;
         let (isa, texts) = (self.backend.compute.isa(), &self.pass.texts);
         let mut clock = self.backend.clock();
         let width = weights.channels.len();
@@ -109,6 +118,10 @@ impl Mixing<'_> {
         clock.lap(Stage::ShortConvolution);
         for branch in [Branch::Mixer, Branch::Residual] {
             self.convolve(branch, (index, weights), buffers, out.reborrow(), probe.as_mut());
+            if !recordings.is_empty() {
+                let recordings = recordings.iter_mut().map(|branches| branches[branch as usize].reborrow());
+                self.record(branch, (index, weights), buffers, recordings.collect());
+            }
         }
     }
 
@@ -121,7 +134,6 @@ impl Mixing<'_> {
         mut out: MatrixMut<'_>,
         mut probe: Option<&mut ChunkProbe<'_>>,
     ) {
-        let mut clock = self.backend.clock();
         let width = weights.channels.len();
         let ChunkBuffers { projected, convolution, taps, filter } = buffers;
         let projected = Matrix::new(projected, 3 * width);
@@ -129,33 +141,108 @@ impl Mixing<'_> {
         let input = self.input.columns(weights.channels.start, width);
         let x = if branch == Branch::Mixer { gated } else { input };
         let mut made = None;
-        for (rows, source) in self.pass.texts.iter().zip(&self.plan.sources) {
-            let filter = match source {
-                Source::Kept(kept) => kept.filter(self.layer, branch, index),
-                &Source::Made(length) => {
-                    if made.replace(length) != Some(length) {
-                        let states = self.states.expect("a plan with filters to make has states");
-                        let filters = &self.backend.filters;
-                        let bench = Workbench { taps, scratch: convolution, filter };
-                        let generator = filters.generator(self.layer, branch);
-                        generator.filter(filters.form(length), states.of(branch), index, bench);
-                        clock.lap(Stage::Filters);
-                    }
-                    &*filter
-                }
-            };
-            let epilogue = match branch {
-                Branch::Mixer => ConvEpilogue::Gate(x2.slice(rows.clone())),
-                Branch::Residual => ConvEpilogue::Add,
-            };
+        for (text, (rows, source)) in self.pass.texts.iter().zip(&self.plan.sources).enumerate() {
+            let bench = Workbench { taps, scratch: convolution, filter };
+            self.make_filter(source, (branch, index), &mut made, bench);
+            let mut clock = self.backend.clock();
+            let filter = source.filter((self.layer, branch, index), filter);
+            let gate = (branch == Branch::Mixer).then(|| x2.slice(rows.clone()));
             let x = x.slice(rows.clone());
             if let Some(probe) = &mut probe {
                 probe.convolve(branch, filter, convolution, x, rows.clone());
             }
-            filter.convolve(convolution, x, out.reborrow().slice(rows), epilogue);
+            let mut out = out.reborrow().slice(rows);
+            let epilogue = gate.map_or(ConvEpilogue::Add, ConvEpilogue::Gate);
+            filter.convolve(convolution, x, out.reborrow(), epilogue);
             clock.lap(Stage::LongConvolution);
+            if let Some(far) = self.far_field(text, branch, weights) {
+                add_far_field(self.backend.compute.isa(), out, far, gate);
+                clock.lap(Stage::FarField);
+            }
         }
     }
+
+    /// Makes the filter of a chunk on the workbench, where it is not a kept one and `made` does not say that it is there.
+    fn make_filter(
+        &self,
+        source: &Source,
+        (branch, chunk): (Branch, usize),
+        made: &mut Option<usize>,
+        bench: Workbench<'_>,
+    ) {
+        let &Source::Made(length) = source else { return };
+        if made.replace(length) != Some(length) {
+            let mut clock = self.backend.clock();
+            let states = self.states.expect("a plan with filters to make has states");
+            let filters = &self.backend.filters;
+            let generator = filters.generator(self.layer, branch);
+            generator.filter(filters.form(length), states.of(branch), chunk, bench);
+            clock.lap(Stage::Filters);
+        }
+    }
+
+    /// A chunk's columns of a text's far field, where it has one.
+    fn far_field(&self, text: usize, branch: Branch, weights: &ChunkWeights) -> Option<Matrix<'_, u16>> {
+        let far_field = self.pass.far_fields[text].as_ref()?;
+        let values = Matrix::new(far_field.branch(self.layer, branch as usize), self.input.cols());
+        Some(values.columns(weights.channels.start, weights.channels.len()))
+    }
+
+    /// Records what the tokens from each window's end on add to its convolution: the whole text's, less the window's alone.
+    fn record(
+        &self,
+        branch: Branch,
+        (index, weights): (usize, &ChunkWeights),
+        buffers: &mut ChunkBuffers,
+        recordings: Vec<MatrixMut<'_>>,
+    ) {
+        let width = weights.channels.len();
+        let ChunkBuffers { projected, convolution, taps, filter } = buffers;
+        let projected = Matrix::new(projected, 3 * width);
+        let x = match branch {
+            Branch::Mixer => projected.columns(2 * width, width),
+            Branch::Residual => self.input.columns(weights.channels.start, width),
+        };
+        let mut convolve = |source: &Source, rows: usize| {
+            let bench = Workbench { taps, scratch: convolution, filter };
+            self.make_filter(source, (branch, index), &mut None, bench);
+            let filter = source.filter((self.layer, branch, index), filter);
+            let mut out = vec![0.0; rows * width];
+            filter.convolve(
+                convolution,
+                x.slice(0..rows),
+                MatrixMut::new(&mut out, width),
+                ConvEpilogue::Store,
+            );
+            out
+        };
+        let mut whole = convolve(&self.plan.sources[0], x.rows());
+        if let Some(far) = self.far_field(0, branch, weights) {
+            add_far_field(self.backend.compute.isa(), MatrixMut::new(&mut whole, width), far, None);
+        }
+        let whole = Matrix::new(&whole, width);
+        for (mut recording, source) in recordings.into_iter().zip(&self.plan.sources[1..]) {
+            let window = convolve(source, recording.rows());
+            for (row, window) in window.chunks_exact(width).enumerate() {
+                let values = whole.row(row).iter().zip(window).map(|(whole, window)| whole - window);
+                recording.row_mut(row).iter_mut().zip(values).for_each(|(out, value)| *out = value);
+            }
+        }
+    }
+}
+
+/// A layer's part of each recording, chunk by chunk.
+fn split_recordings(
+    recordings: &mut [Recording],
+    layer: usize,
+    width: usize,
+) -> Vec<impl Iterator<Item = [MatrixMut<'_>; 2]>> {
+    let split = |recording| {
+        let [mixer, residual] = Recording::layer_mut(recording, layer)
+            .map(|values| MatrixMut::new(values, width).split_columns(CHUNK));
+        mixer.into_iter().zip(residual).map(|(mixer, residual)| [mixer, residual])
+    };
+    recordings.iter_mut().map(split).collect()
 }
 
 impl Probe {

@@ -9,15 +9,16 @@ mod team;
 mod weights;
 mod workspace;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use danaus_kernels::gemm::Precision;
 use danaus_kernels::{Compute, Texts};
 use danaus_model::{LoadedModel, ModelConfig};
 
 use crate::machine;
+use crate::padding::{FarField, FarFields, Recording, Shape, Window, WindowEncoder};
 use crate::profile::{Clock, Profile, Stage};
-use crate::{Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Text};
+use crate::{Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Pooling, Text};
 use filters::FilterBank;
 use weights::EncoderWeights;
 use workspace::Workspace;
@@ -49,12 +50,13 @@ impl Observer for () {
 pub struct CpuBackend {
     info: BackendInfo,
     config: ModelConfig,
-    padding: Padding,
     precision: Precision,
     compute: Compute,
     profile: Option<Arc<Profile>>,
     weights: EncoderWeights,
     filters: FilterBank,
+    /// What fast padding needs, once it is prepared.
+    far_fields: OnceLock<Arc<FarFields>>,
     /// The buffers of a pass: there is one at a time.
     workspace: Mutex<Workspace>,
 }
@@ -65,12 +67,21 @@ pub(crate) struct Pass {
     ids: Vec<u32>,
     /// Rows of each text, its padding included.
     texts: Texts,
+    /// What padding beyond its rows adds to each text's convolutions.
+    far_fields: Vec<Option<Arc<FarField>>>,
+}
+
+/// Who looks on while a pass is computed.
+pub(crate) struct Watch<'a> {
+    observer: &'a mut (dyn Observer + Send),
+    /// Windows of the pass's only text, whose far fields are recorded.
+    recordings: &'a mut [Recording],
 }
 
 impl Pass {
-    fn push(&mut self, ids: &[u32], length: usize, pad: u32) {
-        let length = length.max(ids.len());
-        self.texts.push(length);
+    fn push(&mut self, ids: &[u32], window: Window, pad: u32) {
+        self.texts.push(window.rows.max(ids.len()));
+        self.far_fields.push(window.far_field);
         self.ids.extend_from_slice(ids);
         self.ids.resize(self.texts.rows(), pad);
     }
@@ -104,11 +115,11 @@ impl CpuBackend {
         Ok(Self {
             info,
             config: model.config.clone(),
-            padding: options.padding,
             precision,
             profile: options.profile.clone(),
             weights,
             filters,
+            far_fields: OnceLock::new(),
             workspace: Mutex::default(),
             compute,
         })
@@ -123,11 +134,11 @@ impl CpuBackend {
         ids: &[u32],
         observer: &mut (dyn Observer + Send),
     ) -> Result<Vec<f32>, EngineError> {
-        self.check(&[Text { ids, pooling: crate::Pooling::Mean }])?;
+        self.check(&[Text { ids, pooling: Pooling::Mean, padding: Padding::None }])?;
         let mut pass = Pass::default();
-        pass.push(ids, ids.len(), self.config.pad_token_id);
+        pass.push(ids, Window { rows: ids.len(), far_field: None }, self.config.pad_token_id);
         Ok(self.with_workspace(|workspace| {
-            self.forward(&pass, workspace, observer);
+            self.forward(&pass, workspace, &mut Watch { observer, recordings: &mut [] });
             workspace.hidden().to_vec()
         }))
     }
@@ -147,11 +158,15 @@ impl CpuBackend {
         })
     }
 
-    /// Tokens that a text fills in the encoder.
-    fn padded_length(&self, text: &Text<'_>) -> usize {
-        match self.padding {
-            Padding::None => text.ids.len(),
-            Padding::MaxLength => self.max_tokens(),
+    /// What the encoder computes for a text of that many tokens.
+    fn window(&self, tokens: usize, pooling: Pooling, padding: Padding) -> Window {
+        let exact = Window { rows: self.max_tokens(), far_field: None };
+        match padding {
+            Padding::None => Window { rows: tokens, far_field: None },
+            Padding::MaxLength => exact,
+            Padding::Fast => {
+                self.far_fields.get().and_then(|fields| fields.window(tokens, pooling)).unwrap_or(exact)
+            }
         }
     }
 
@@ -176,9 +191,10 @@ impl CpuBackend {
     fn embed_pass(&self, texts: &[Text<'_>], workspace: &mut Workspace) -> Vec<Vec<f32>> {
         let mut pass = Pass::default();
         for text in texts {
-            pass.push(text.ids, self.padded_length(text), self.config.pad_token_id);
+            let window = self.window(text.ids.len(), text.pooling, text.padding);
+            pass.push(text.ids, window, self.config.pad_token_id);
         }
-        self.forward(&pass, workspace, &mut ());
+        self.forward(&pass, workspace, &mut Watch { observer: &mut (), recordings: &mut [] });
         let hidden = workspace.hidden();
         let width = self.config.hidden_size;
         let mut clock = self.clock();
@@ -205,6 +221,23 @@ impl Backend for CpuBackend {
         self.config.max_tokens()
     }
 
+    fn rows(&self, tokens: usize, pooling: Pooling, padding: Padding) -> usize {
+        self.window(tokens, pooling, padding).rows
+    }
+
+    fn windows(&self) -> &dyn WindowEncoder {
+        self
+    }
+
+    fn far_fields(&self) -> Option<&Arc<FarFields>> {
+        self.far_fields.get()
+    }
+
+    fn set_far_fields(&self, far_fields: Arc<FarFields>) {
+        // Who comes second brings the same ones.
+        let _ = self.far_fields.set(far_fields);
+    }
+
     fn embed(&self, texts: &[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError> {
         self.check(texts)?;
         let mut embeddings = Vec::with_capacity(texts.len());
@@ -212,7 +245,7 @@ impl Backend for CpuBackend {
         while !rest.is_empty() {
             let mut tokens = 0;
             let fits = rest.iter().take_while(|text| {
-                tokens += self.padded_length(text);
+                tokens += self.rows(text.ids.len(), text.pooling, text.padding);
                 tokens <= PASS_TOKENS
             });
             let (pass, others) = rest.split_at(fits.count().max(1));
@@ -220,5 +253,27 @@ impl Backend for CpuBackend {
             rest = others;
         }
         Ok(embeddings)
+    }
+}
+
+impl WindowEncoder for CpuBackend {
+    fn shape(&self, window: usize) -> Shape {
+        Shape { window, layers: self.weights.layers.len(), width: self.config.hidden_size }
+    }
+
+    fn encode(
+        &self,
+        ids: &[u32],
+        window: Window,
+        recordings: &mut [Recording],
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.check(&[Text { ids, pooling: Pooling::Mean, padding: Padding::None }])?;
+        let mut pass = Pass::default();
+        pass.push(ids, window, self.config.pad_token_id);
+        Ok(self.with_workspace(|workspace| {
+            self.forward(&pass, workspace, &mut Watch { observer: &mut (), recordings });
+            let hidden = &workspace.hidden()[..ids.len() * self.config.hidden_size];
+            Pooling::ALL.iter().map(|&pooling| self.pool(hidden, pooling)).collect()
+        }))
     }
 }

@@ -71,16 +71,15 @@ pub fn read<T: for<'de> Deserialize<'de>>(path: &str) -> T {
 }
 
 /// A backend on the instruction set that `DANAUS_ISA` names, or else the CPU's best.
-pub fn backend(model: &LoadedModel, padding: Padding) -> CpuBackend {
+pub fn backend(model: &LoadedModel) -> CpuBackend {
     let instruction_set = std::env::var("DANAUS_ISA").ok();
-    let options = BackendOptions { padding, dtype: Dtype::F32, instruction_set, ..BackendOptions::default() };
+    let options = BackendOptions { dtype: Dtype::F32, instruction_set, ..BackendOptions::default() };
     CpuBackend::new(model, &options).unwrap()
 }
 
 /// A backend for each instruction set of this machine.
-pub fn backends(model: &LoadedModel, padding: Padding) -> Vec<CpuBackend> {
+pub fn backends(model: &LoadedModel) -> Vec<CpuBackend> {
     let options = |isa: Isa| BackendOptions {
-        padding,
         dtype: Dtype::F32,
         instruction_set: Some(isa.name().to_owned()),
         ..BackendOptions::default()
@@ -88,8 +87,8 @@ pub fn backends(model: &LoadedModel, padding: Padding) -> Vec<CpuBackend> {
     Isa::available().into_iter().map(|isa| CpuBackend::new(model, &options(isa)).unwrap()).collect()
 }
 
-pub fn embed(backend: &dyn Backend, ids: &[u32], pooling: Pooling) -> Vec<f32> {
-    let pooled = backend.embed(&[Text { ids, pooling }]).unwrap().remove(0);
+pub fn embed(backend: &dyn Backend, ids: &[u32], pooling: Pooling, padding: Padding) -> Vec<f32> {
+    let pooled = backend.embed(&[Text { ids, pooling, padding }]).unwrap().remove(0);
     finish(pooled, None, true).unwrap()
 }
 
@@ -97,11 +96,6 @@ pub fn largest_error(got: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(got.len(), expected.len());
     let errors = got.iter().zip(expected).map(|(&g, &e)| (f64::from(g) - f64::from(e)).abs());
     errors.fold(0.0, |worst, error| if error.is_nan() { f64::INFINITY } else { worst.max(error) })
-}
-
-pub fn cosine_distance(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
-    1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 pub fn bits(values: &[f32]) -> Vec<u32> {

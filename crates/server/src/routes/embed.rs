@@ -53,12 +53,13 @@ pub(super) async fn embed(
     Model(model): Model,
     JsonBody(Object(request)): JsonBody<Object<EmbedRequest>>,
 ) -> Result<Response, ApiError> {
-    let defaults = state.config().embed_defaults();
+    let defaults = model.defaults();
     let options = EmbedOptions {
         truncate: request.truncate.unwrap_or(defaults.truncate),
         dimensions: request.dimensions.map(|dimensions| dimensions.0),
         normalize: request.normalize.unwrap_or(defaults.normalize),
         pooling: request.pooling.map_or(defaults.pooling, |pooling| pooling.0),
+        padding: request.padding.map_or(defaults.padding, |padding| padding.0),
     };
     answer(&state, Model(model), QUERY.name(request.query)?, options).await
 }
@@ -81,7 +82,7 @@ pub(super) async fn embed_batch(
     Model(model): Model,
     JsonBody(TextList(texts)): JsonBody<TextList>,
 ) -> Result<Response, ApiError> {
-    let options = state.config().embed_defaults();
+    let options = model.defaults();
     answer(&state, Model(model), BATCH.name(TextInput::Many(texts))?, options).await
 }
 

@@ -1,13 +1,10 @@
 //! `POST /similarity`.
 
-use axum::extract::State;
-
 use crate::error::{ApiError, ErrorKind};
 use crate::extract::{JsonBody, Model};
 use crate::openapi::ModelErrors;
 use crate::respond::{JsonBytes, json};
 use crate::service::{EmbedOptions, NamedTexts};
-use crate::state::AppState;
 use crate::types::{Object, SimilarityRequest};
 
 /// Compares a sentence with others.
@@ -25,11 +22,10 @@ use crate::types::{Object, SimilarityRequest};
     ),
 )]
 pub(super) async fn similarity(
-    State(state): State<AppState>,
     Model(model): Model,
     JsonBody(Object(request)): JsonBody<Object<SimilarityRequest>>,
 ) -> Result<JsonBytes, ApiError> {
-    let defaults = state.config().embed_defaults();
+    let defaults = model.defaults();
     let options = EmbedOptions { truncate: request.truncate.unwrap_or(defaults.truncate), ..defaults };
     let Object(inputs) = request.inputs;
     if inputs.sentences.is_empty() {

@@ -10,7 +10,8 @@ use crate::extract::Model;
 use crate::openapi::{ShutdownError, UnavailableErrors};
 use crate::respond::{JsonBytes, json};
 use crate::state::AppState;
-use crate::types::{Health, Info, Limits, NotReady};
+use crate::types::{FastErrors, FastPadding, FastRange, Health, Info, Limits, NotReady};
+use danaus_engine::padding::FarFields;
 
 /// Says whether the server is ready.
 #[utoipa::path(
@@ -67,7 +68,8 @@ pub(super) async fn info(State(state): State<AppState>, Model(ready): Model) -> 
         instruction_set: computing.instruction_set,
         threads: computing.threads,
         pooling: config.pooling.to_string(),
-        padding: config.padding.to_string(),
+        padding: ready.padding().to_string(),
+        fast_padding: backend.far_fields().map(|fields| fast_padding(fields)),
         auto_truncate: config.auto_truncate,
         limits: Limits {
             max_body_bytes: config.max_body_bytes,
@@ -81,6 +83,15 @@ pub(super) async fn info(State(state): State<AppState>, Model(ready): Model) -> 
         warning: model.warning(),
         version: env!("CARGO_PKG_VERSION"),
     })
+}
+
+fn fast_padding(far_fields: &FarFields) -> FastPadding {
+    let ranges = far_fields.bins().map(|bin| {
+        let [mean, cls, model] = bin.errors;
+        let (shortest, longest, window) = (bin.shortest, bin.longest, bin.window);
+        FastRange { shortest, longest, window, errors: FastErrors { mean, cls, model } }
+    });
+    FastPadding { bound: far_fields.bound(), ranges: ranges.collect() }
 }
 
 /// Measures the server, for Prometheus.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use danaus_engine::Pooling;
+use danaus_engine::{Padding, Pooling};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
@@ -25,6 +25,10 @@ pub(crate) struct Dimensions(pub(crate) usize);
 /// The name of a pooling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PoolingName(pub(crate) Pooling);
+
+/// The name of a padding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PaddingName(pub(crate) Padding);
 
 /// A struct that is read from a JSON object only: serde's derive alone would also take a list of its fields.
 #[derive(Debug)]
@@ -109,6 +113,12 @@ impl<'de> Deserialize<'de> for Dimensions {
 }
 
 impl<'de> Deserialize<'de> for PoolingName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for PaddingName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map(Self).map_err(D::Error::custom)
     }

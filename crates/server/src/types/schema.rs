@@ -1,12 +1,12 @@
 //! OpenAPI schemas of the values that have their own deserialisers.
 
-use danaus_engine::Pooling;
+use danaus_engine::{Padding, Pooling};
 use serde_json::json;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::{Dimensions, PoolingName, TextInput, TextList};
+use super::{Dimensions, PaddingName, PoolingName, TextInput, TextList};
 
 fn string() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))
@@ -57,7 +57,20 @@ impl PartialSchema for PoolingName {
     }
 }
 
+impl PartialSchema for PaddingName {
+    fn schema() -> RefOr<Schema> {
+        string()
+            .enum_values(Some(Padding::names()))
+            .description(Some(
+                "What surrounds a text in the encoder, which changes its vector: never mix them in one index. Default: the \
+                 server's `--padding`.",
+            ))
+            .into()
+    }
+}
+
 impl ToSchema for TextInput {}
 impl ToSchema for TextList {}
 impl ToSchema for Dimensions {}
 impl ToSchema for PoolingName {}
+impl ToSchema for PaddingName {}

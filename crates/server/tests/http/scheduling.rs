@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
-use danaus_engine::Padding;
 use danaus_server::{ServerConfig, app};
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -68,13 +67,10 @@ async fn a_request_is_spread_over_batches_by_the_token_budget() {
 #[tokio::test]
 async fn a_padded_text_costs_the_models_length() {
     let gate = Gate::new(usize::MAX);
-    let config = ServerConfig {
-        padding: Padding::MaxLength,
-        max_batch_tokens: 2 * MAX_TOKENS,
-        ..ServerConfig::default()
-    };
+    let config = ServerConfig { max_batch_tokens: 2 * MAX_TOKENS, ..ServerConfig::default() };
     let app = gated(&gate, config);
-    post(&app, "/embed", json!({"query": ["a", "b", "c"]}).to_string()).await;
+    let request = json!({"query": ["a", "b", "c"], "padding": "max-length"});
+    post(&app, "/embed", request.to_string()).await;
     assert_eq!(gate.batches(), [vec![ids("a"), ids("b")], vec![ids("c")]]);
 }
 

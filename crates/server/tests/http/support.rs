@@ -8,8 +8,9 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Request, StatusCode};
+use danaus_engine::padding::{FarFields, WindowEncoder};
 use danaus_engine::{
-    Backend, BackendInfo, BackendOptions, Dtype, EngineError, Pooling, Text, finish, load_backend,
+    Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Pooling, Text, finish, load_backend,
 };
 use danaus_model::{ModelConfig, Tokenizer};
 use danaus_server::{AppState, ModelInfo, ServerConfig, Service, app};
@@ -47,7 +48,7 @@ pub fn tokenizer() -> Arc<Tokenizer> {
 
 pub fn service_on(backend: Arc<dyn Backend>) -> Service {
     let model = ModelInfo { id: "small".into(), revision: Some("abc".into()), synthetic: true };
-    Service { backend, tokenizer: tokenizer(), model }
+    Service { backend, tokenizer: tokenizer(), model, padding: Padding::None }
 }
 
 pub fn service() -> Service {
@@ -73,7 +74,10 @@ pub fn ready_app_with(config: ServerConfig) -> Router {
 pub fn expected_vector(text: &str, pooling: Pooling, dimensions: Option<usize>, normalize: bool) -> Vec<f32> {
     let mut ids = tokenizer().encode(text).expect("a text").ids;
     danaus_model::truncate(&mut ids, MAX_TOKENS);
-    let pooled = backend().embed(&[Text { ids: &ids, pooling }]).expect("a valid text").remove(0);
+    let pooled = backend()
+        .embed(&[Text { ids: &ids, pooling, padding: Padding::None }])
+        .expect("a valid text")
+        .remove(0);
     finish(pooled, dimensions, normalize).expect("a finite vector")
 }
 
@@ -225,6 +229,22 @@ impl Backend for Gate {
 
     fn max_tokens(&self) -> usize {
         self.inner.max_tokens()
+    }
+
+    fn rows(&self, tokens: usize, pooling: Pooling, padding: Padding) -> usize {
+        self.inner.rows(tokens, pooling, padding)
+    }
+
+    fn windows(&self) -> &dyn WindowEncoder {
+        self.inner.windows()
+    }
+
+    fn far_fields(&self) -> Option<&Arc<FarFields>> {
+        self.inner.far_fields()
+    }
+
+    fn set_far_fields(&self, far_fields: Arc<FarFields>) {
+        self.inner.set_far_fields(far_fields);
     }
 
     fn embed(&self, texts: &[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError> {

@@ -1,5 +1,6 @@
 //! `danaus bench --profile`: where the time of a pass goes, and how near the machine's peak its products come.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use danaus_engine::{BackendInfo, Peaks, Profile, Stage};
@@ -13,8 +14,8 @@ pub struct Profiler {
     pub profile: Arc<Profile>,
     pub peaks: Peaks,
     pub config: ModelConfig,
-    /// Tokens that every text fills, if texts are padded.
-    pub padded_to: Option<usize>,
+    /// Rows that are computed for a text of each length, its padding included.
+    pub rows: BTreeMap<usize, usize>,
 }
 
 /// A line of the profile.
@@ -42,7 +43,8 @@ impl Profiler {
             ("int8", _) => rates.int8_gops,
             _ => rates.f32_gflops,
         };
-        let tokens: usize = texts.iter().map(|text| self.padded_to.unwrap_or(text.len())).sum();
+        let tokens: usize =
+            texts.iter().map(|text| self.rows.get(&text.len()).copied().unwrap_or(text.len())).sum();
         let pass = seconds.iter().sum::<f64>() / seconds.len() as f64;
         let line = |stage: Option<Stage>, seconds: f64, operations: Option<f64>| {
             let gops = operations.filter(|_| seconds > 0.0).map(|operations| operations / seconds / 1e9);

@@ -1,0 +1,46 @@
+//! `danaus prepare`
+
+use danaus_engine::Pooling;
+use danaus_engine::padding::FarFields;
+
+use crate::args::PrepareArgs;
+use crate::{padding, setup, stdout};
+
+/// Prepares fast padding where it is not yet, and prints what it computes, with the errors that were measured.
+pub fn run(args: PrepareArgs) -> anyhow::Result<()> {
+    let options = args.model.load_options();
+    let (model, backend) = setup::load(&options, &args.compute)?;
+    let vocabulary = model.config.vocab_size;
+    let tokenizer = setup::tokenizer(args.tokenizer.as_deref(), vocabulary)?;
+    let store = padding::store(&args.compute, &options, &model, &*backend);
+    drop(model);
+    if args.force || !padding::load(&store, &*backend) {
+        padding::make(&store, &*backend, &tokenizer, vocabulary)?;
+    }
+    if let Some(far_fields) = backend.far_fields() {
+        print(far_fields)?;
+    }
+    stdout::print(store.path().display())
+}
+
+/// A line for each range of lengths.
+fn print(far_fields: &FarFields) -> anyhow::Result<()> {
+    let bound = far_fields.bound();
+    stdout::print(
+        "      tokens   window      mean       cls     model   (largest 1 - cosine of the probes)",
+    )?;
+    for bin in far_fields.bins() {
+        let errors = Pooling::ALL.map(|pooling| {
+            let mark = if bin.serves(pooling, bound) { ' ' } else { '*' };
+            format!("{:.1e}{mark}", bin.errors[pooling as usize])
+        });
+        let [mean, cls, model] = &errors;
+        stdout::print(format_args!(
+            "{:>5}-{:<6} {:>8} {mean:>9} {cls:>9} {model:>9}",
+            bin.shortest, bin.longest, bin.window
+        ))?;
+    }
+    stdout::print(format_args!(
+        "* too near the bound of {bound:e}: not used. Other lengths are computed exactly."
+    ))
+}

@@ -1,0 +1,120 @@
+//! Preparing fast padding, or finding it prepared.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use danaus_engine::padding::{Probes, Progress, Store, StoreError, prepare};
+use danaus_engine::{Backend, EngineError, Padding};
+use danaus_model::{LoadOptions, LoadedModel, Tokenizer};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::ComputeArgs;
+use crate::setup;
+
+/// Where what is prepared for a model lies.
+pub fn store(
+    compute: &ComputeArgs,
+    options: &LoadOptions,
+    model: &LoadedModel,
+    backend: &dyn Backend,
+) -> Store {
+    let beside_the_hub = || options.hub.cache_dir.with_file_name("danaus");
+    let folder = compute.fast.padding_cache.clone().unwrap_or_else(beside_the_hub);
+    let digest = model.digest();
+    // Most of what was read for it is not needed again.
+    model.weights.embeddings.word.release_pages();
+    Store::new(&folder, &digest, backend.info().dtype, compute.fast.padding_error)
+}
+
+/// The padding for texts of a model; fast padding is loaded where it is prepared, and else is exact.
+pub fn choose(
+    compute: &ComputeArgs,
+    options: &LoadOptions,
+    model: &LoadedModel,
+    backend: &dyn Backend,
+) -> Padding {
+    let padding = setup::padding(compute, model);
+    if padding == Padding::Fast && !load(&store(compute, options, model, backend), backend) {
+        tracing::warn!(
+            "fast padding is not prepared: every text is computed at the model's full length; run danaus prepare first, \
+             or choose --padding none"
+        );
+    }
+    padding
+}
+
+/// Lets fast padding be fast, if it was prepared before; says whether it was.
+pub fn load(store: &Store, backend: &dyn Backend) -> bool {
+    match store.read() {
+        Ok(far_fields) => {
+            backend.set_far_fields(Arc::new(far_fields));
+            tracing::info!(file = %store.path().display(), "fast padding is prepared");
+            true
+        }
+        Err(StoreError::Missing(_)) => false,
+        Err(error @ StoreError::Unusable { .. }) => {
+            tracing::warn!("{error}: it is made anew");
+            false
+        }
+    }
+}
+
+/// Prepares fast padding, keeps it for the next start, and lets it be fast from now on.
+pub fn make(
+    store: &Store,
+    backend: &dyn Backend,
+    tokenizer: &Tokenizer,
+    vocabulary: usize,
+) -> Result<(), EngineError> {
+    let started = Instant::now();
+    let bound = store.bound();
+    tracing::info!(
+        bound,
+        "preparing fast padding, once for this model: texts are computed exactly meanwhile"
+    );
+    let mut report = Report::new();
+    let probes = Probes::new(tokenizer, vocabulary);
+    let far_fields = prepare(backend, &probes, bound, &mut |progress| report.show(progress))?;
+    report.bar.finish_and_clear();
+    let (ranges, megabytes) = (far_fields.bins().count(), far_fields.bytes() / 1_000_000);
+    let written = store.write(&far_fields);
+    backend.set_far_fields(Arc::new(far_fields));
+    let seconds = started.elapsed().as_secs();
+    tracing::info!(seconds, ranges, megabytes, "fast padding is ready");
+    if let Err(error) = written {
+        tracing::warn!(
+            "what was prepared cannot be kept, and will be prepared again at the next start: {error}"
+        );
+    }
+    Ok(())
+}
+
+/// Shows the progress: as a bar on a terminal, else in the log, now and then.
+struct Report {
+    bar: ProgressBar,
+    logged: Instant,
+}
+
+impl Report {
+    /// Between two lines in the log.
+    const INTERVAL: Duration = Duration::from_secs(30);
+
+    fn new() -> Self {
+        let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+        let style = ProgressStyle::with_template("preparing fast padding {bar:40} {pos}/{len}, {eta} left");
+        Self {
+            bar: bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())),
+            logged: Instant::now(),
+        }
+    }
+
+    fn show(&mut self, Progress { done, total }: Progress) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+        if self.bar.is_hidden() && self.logged.elapsed() >= Self::INTERVAL {
+            self.logged = Instant::now();
+            tracing::info!(done, total, "preparing fast padding");
+        }
+    }
+}
