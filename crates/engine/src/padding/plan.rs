@@ -9,7 +9,7 @@ use super::{FarField, Window};
 use crate::Pooling;
 
 /// How much below the bound the largest error of the probes must be: other texts have larger ones.
-pub(super) const MARGIN: f64 = 1.25;
+pub(super) const MARGIN: f64 = 1.15;
 
 /// A range of lengths, the window that its texts are computed in, and how far that moves their vectors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -17,16 +17,22 @@ const LARGEST_WINDOW: usize = 4096;
 const BUDGET: usize = 300_000_000;
 
 /// Probe texts of a bin.
-const PROBES: usize = 4;
+const PROBES: usize = 5;
 
 /// Probe texts of a pilot.
 const PILOT_PROBES: usize = 3;
+
+/// The error of a bin's probes as a share of a pilot's: both grow with 1 + 1/n, where n is the number of the others.
+const BIN_SHARE: f64 = (1.0 + 1.0 / (PROBES - 1) as f64) / (1.0 + 1.0 / (PILOT_PROBES - 1) as f64);
 
 /// The length of a pilot's short text, as a share of the others'.
 const SHORTER: f64 = 0.8;
 
 /// How finely lengths may be divided, and how coarsely: the quotient of the longest and the shortest text of a bin.
 const RATIOS: (f64, f64) = (1.09, 2.0);
+
+/// The same for windows so much larger than the text that the drift with its length matters little.
+const WIDE_RATIO: f64 = 1.42;
 
 /// Windows, as multiples of a text's length, that are tried in turn.
 const FACTORS: [usize; 8] = [2, 3, 4, 6, 8, 12, 16, 24];
@@ -94,7 +100,7 @@ struct Pilot {
     length: usize,
     /// By pooling: the smallest window that keeps the bound.
     windows: [Option<usize>; 3],
-    /// The quotient of a bin's longest and shortest text, where the window is no larger than the text.
+    /// The quotient of a bin's longest and shortest text, for mean pooling.
     ratio: f64,
 }
 
@@ -163,30 +169,35 @@ impl Preparation<'_> {
         let windows = self.windows(length);
         let probes: Vec<_> =
             (0..PILOT_PROBES).map(|number| self.probe(number, length, &windows)).collect::<Result<_, _>>()?;
-        let (mut found, mut first) = ([None; 3], [0.0; 3]);
-        for (index, &window) in windows.iter().enumerate() {
-            let errors = self.left_out(&probes, index)?;
-            if index == 0 {
-                first = errors;
-            }
-            for (found, error) in found.iter_mut().zip(errors) {
-                // With one probe fewer than later, errors are larger by about as much as the margin.
-                *found = found.or((error <= self.bound).then_some(window));
-            }
-            if found.iter().all(Option::is_some) {
-                break;
+        let mut found: [Option<usize>; 3] = [None; 3];
+        let mut errors = Vec::new();
+        while found.iter().any(Option::is_none) && errors.len() < windows.len() {
+            let index = errors.len();
+            errors.push(self.left_out(&probes, index)?);
+            for (found, error) in found.iter_mut().zip(errors[index]) {
+                let kept = error * BIN_SHARE * MARGIN <= self.bound;
+                *found = found.or(kept.then_some(index));
             }
         }
-        let ratio = self.ratio(&probes, length, first[0])?;
-        Ok(Pilot { length, windows: found, ratio })
+        let mean = found[Pooling::Mean as usize].unwrap_or(0);
+        let ratio = self.ratio(&probes, length, (mean, errors[mean][Pooling::Mean as usize]))?;
+        let windows = found.map(|found| found.map(|index| windows[index]));
+        Ok(Pilot { length, windows, ratio })
     }
 
     /// How far apart a bin's lengths may be. The far field drifts with the length, by an error that grows with the square of
     /// the difference: a shorter text in the window of a longer one shows how fast.
-    fn ratio(&mut self, probes: &[Probe], length: usize, same_length: f64) -> Result<f64, EngineError> {
+    fn ratio(
+        &mut self,
+        probes: &[Probe],
+        length: usize,
+        (window, same_length): (usize, f64),
+    ) -> Result<f64, EngineError> {
         let shorter = self.probe(0, ((length as f64 * SHORTER) as usize).max(2), &[])?;
-        let mean = FarField::mean(probes.iter().map(|probe| &probe.recordings[0]));
-        let drift = (self.errors(&shorter, mean)?[0] - same_length).max(1e-9);
+        let mean = FarField::mean(probes.iter().map(|probe| &probe.recordings[window]));
+        let same_length = same_length * BIN_SHARE;
+        let drift = (self.errors(&shorter, mean)?[Pooling::Mean as usize] - same_length).max(1e-9);
+        // Half of what the bound leaves: the drift differs from text to text too.
         let permitted = (self.bound / MARGIN - same_length).max(0.0) * 0.5;
         let half_width = (1.0 - SHORTER) * (permitted / drift).sqrt();
         Ok(((1.0 + half_width) / (1.0 - half_width.min(0.5))).clamp(RATIOS.0, RATIOS.1))
@@ -197,16 +208,20 @@ impl Preparation<'_> {
         let mut ranges = Vec::new();
         let mut below = 1;
         for pilot in pilots {
-            for window in pilot.windows.into_iter().flatten() {
-                if window == pilot.length {
-                    ranges.extend(divided(below + 1, pilot.length, pilot.ratio));
-                } else {
-                    ranges.push(Range { shortest: below + 1, longest: pilot.length, window });
-                }
-            }
-            if pilot.windows.iter().all(Option::is_none) && below > 1 {
+            let [mean, first, model] = pilot.windows;
+            if let Some(window) = mean {
+                let factor = window as f64 / pilot.length as f64;
+                ranges.extend(divided(below + 1, pilot.length, pilot.ratio).into_iter().map(|range| Range {
+                    window: (range.longest as f64 * factor).ceil() as usize,
+                    ..range
+                }));
+            } else if below > 1 {
                 // Too long at its end, perhaps not at its beginning.
                 ranges.extend(divided(below + 1, pilot.length, RATIOS.0).into_iter().take(4));
+            }
+            for window in [first, model].into_iter().flatten().filter(|&window| window > pilot.length) {
+                let wide = divided(below + 1, pilot.length, WIDE_RATIO).into_iter();
+                ranges.extend(wide.map(|range| Range { window, ..range }));
             }
             below = pilot.length;
         }
