@@ -44,8 +44,8 @@ pub trait Backend: Send + Sync {
     /// The longest text, in tokens, special tokens included.
     fn max_tokens(&self) -> usize;
 
-    /// Rows that the encoder computes for a text of `tokens` tokens, padding included: what it costs.
-    fn rows(&self, tokens: usize, pooling: Pooling, padding: Padding) -> usize;
+    /// Rows that the encoder computes for a text, padding included: what it costs.
+    fn rows(&self, text: &Text<'_>) -> usize;
 
     /// Encodes windows, for preparing [`Padding::Fast`].
     fn windows(&self) -> &dyn WindowEncoder;

@@ -50,7 +50,7 @@ mod tests {
         round_trips(&[Device::Auto, Device::Cpu, Device::Cuda, Device::Metal]);
         round_trips(&[Dtype::Auto, Dtype::F32, Dtype::Bf16, Dtype::Int8]);
         round_trips(&[Pooling::Mean, Pooling::Cls, Pooling::Model]);
-        round_trips(&[Padding::None, Padding::MaxLength]);
+        round_trips(&[Padding::None, Padding::MaxLength, Padding::Fast]);
         let message = "max".parse::<Pooling>().unwrap_err();
         assert_eq!(message, "unknown pooling \"max\": expected one of mean, cls, model");
     }

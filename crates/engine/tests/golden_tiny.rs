@@ -16,7 +16,14 @@ fn models() -> Vec<(String, LoadedModel)> {
         let (config, weights) = load_checkpoint(config, &fixture(&format!("{name}/{file}"))).unwrap();
         (
             name.to_owned(),
-            LoadedModel { id: file.to_owned(), revision: None, config, weights, synthetic: true, padded: true },
+            LoadedModel {
+                id: file.to_owned(),
+                revision: None,
+                config,
+                weights,
+                synthetic: true,
+                padded: true,
+            },
         )
     };
     let names = ["tiny-64", "tiny-96", "tiny-2-blocks"];

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use danaus_engine::{Backend, EngineError, Padding, Pooling, finish};
+use danaus_engine::{Backend, EngineError, Padding, Pooling, Text, finish};
 use danaus_model::{Encoding, Tokenizer, TokenizerError, truncate};
 
 use crate::config::ServerConfig;
@@ -289,10 +289,10 @@ impl Ready {
         pooling: Pooling,
         padding: Padding,
     ) -> Result<Computed, ApiError> {
-        let cost = |tokens: usize| self.backend().rows(tokens, pooling, padding);
+        let cost = |ids: &[u32]| self.backend().rows(&Text { ids, pooling, padding });
         let texts = prepared
             .into_iter()
-            .map(|text| QueuedText { cost: cost(text.ids.len()), ids: text.ids, pooling, padding })
+            .map(|text| QueuedText { cost: cost(&text.ids), ids: text.ids, pooling, padding })
             .collect();
         let submission = self.worker.submit(texts).map_err(|error| match error {
             SubmitError::Full { full, seconds } => ApiError::new(

@@ -57,8 +57,9 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let profiler = match profile {
         Some(profile) => {
             let peaks = measure_peaks(&args.compute.backend_options())?;
-            let rows = |length| backend.rows(length, Pooling::Mean, padding);
-            let rows = args.lengths.iter().map(|&length| (length, rows(length))).collect();
+            let rows = |ids: &[u32]| backend.rows(&Text { ids, pooling: Pooling::Mean, padding });
+            let rows = args.lengths.iter().map(|&length| (length, rows(&texts(length, 1, vocabulary)[0])));
+            let rows = rows.collect();
             Some(Profiler { profile, peaks, config: model.config.clone(), rows })
         }
         None => None,

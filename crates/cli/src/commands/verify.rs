@@ -95,19 +95,19 @@ fn measure(backend: &dyn Backend, ids: &[u32]) -> anyhow::Result<Line> {
     let exact_ms = started.elapsed().as_secs_f64() * 1e3;
     let mut line = Line {
         tokens: ids.len(),
-        window: backend.rows(ids.len(), Pooling::Mean, Padding::Fast),
+        window: backend.rows(&Text { ids, pooling: Pooling::Mean, padding: Padding::Fast }),
         errors: [0.0; 3],
         fast_ms: 0.0,
         exact_ms,
     };
     for pooling in Pooling::ALL {
-        if backend.rows(ids.len(), pooling, Padding::Fast) == backend.max_tokens() {
+        let text = Text { ids, pooling, padding: Padding::Fast };
+        if backend.rows(&text) == backend.max_tokens() {
             if pooling == Pooling::Mean {
                 line.fast_ms = exact_ms;
             }
             continue;
         }
-        let text = Text { ids, pooling, padding: Padding::Fast };
         backend.embed(&[text])?;
         let started = Instant::now();
         let fast = backend.embed(&[text])?.remove(0);

@@ -16,7 +16,7 @@ use danaus_kernels::{Compute, Texts};
 use danaus_model::{LoadedModel, ModelConfig};
 
 use crate::machine;
-use crate::padding::{FarField, FarFields, Recording, Shape, Window, WindowEncoder};
+use crate::padding::{FarField, FarFields, Recording, Shape, Window, WindowEncoder, is_repetitive};
 use crate::profile::{Clock, Profile, Stage};
 use crate::{Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Pooling, Text};
 use filters::FilterBank;
@@ -158,14 +158,15 @@ impl CpuBackend {
         })
     }
 
-    /// What the encoder computes for a text of that many tokens.
-    fn window(&self, tokens: usize, pooling: Pooling, padding: Padding) -> Window {
-        let exact = Window { rows: self.max_tokens(), far_field: None };
-        match padding {
-            Padding::None => Window { rows: tokens, far_field: None },
+    /// What the encoder computes for a text.
+    fn window(&self, text: &Text<'_>) -> Window {
+        let exact = Window { rows: self.config.max_tokens(), far_field: None };
+        match text.padding {
+            Padding::None => Window { rows: text.ids.len(), far_field: None },
             Padding::MaxLength => exact,
             Padding::Fast => {
-                self.far_fields.get().and_then(|fields| fields.window(tokens, pooling)).unwrap_or(exact)
+                let far_fields = self.far_fields.get().filter(|_| !is_repetitive(text.ids));
+                far_fields.and_then(|fields| fields.window(text.ids.len(), text.pooling)).unwrap_or(exact)
             }
         }
     }
@@ -191,7 +192,7 @@ impl CpuBackend {
     fn embed_pass(&self, texts: &[Text<'_>], workspace: &mut Workspace) -> Vec<Vec<f32>> {
         let mut pass = Pass::default();
         for text in texts {
-            let window = self.window(text.ids.len(), text.pooling, text.padding);
+            let window = self.window(text);
             pass.push(text.ids, window, self.config.pad_token_id);
         }
         self.forward(&pass, workspace, &mut Watch { observer: &mut (), recordings: &mut [] });
@@ -221,8 +222,8 @@ impl Backend for CpuBackend {
         self.config.max_tokens()
     }
 
-    fn rows(&self, tokens: usize, pooling: Pooling, padding: Padding) -> usize {
-        self.window(tokens, pooling, padding).rows
+    fn rows(&self, text: &Text<'_>) -> usize {
+        self.window(text).rows
     }
 
     fn windows(&self) -> &dyn WindowEncoder {
@@ -245,7 +246,7 @@ impl Backend for CpuBackend {
         while !rest.is_empty() {
             let mut tokens = 0;
             let fits = rest.iter().take_while(|text| {
-                tokens += self.rows(text.ids.len(), text.pooling, text.padding);
+                tokens += self.rows(text);
                 tokens <= PASS_TOKENS
             });
             let (pass, others) = rest.split_at(fits.count().max(1));

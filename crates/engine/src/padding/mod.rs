@@ -17,7 +17,7 @@ use crate::EngineError;
 use crate::Pooling;
 
 pub use far_field::{FarField, Recording, Shape};
-pub use plan::{Bin, FarFields};
+pub use plan::{Bin, FarFields, is_repetitive};
 pub use prepare::{Progress, distance, prepare};
 pub use probes::Probes;
 pub use store::{Store, StoreError};

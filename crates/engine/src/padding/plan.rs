@@ -35,6 +35,19 @@ pub struct FarFields {
     bins: Vec<(Bin, Arc<FarField>)>,
 }
 
+/// The share of pairs of a text's tokens that are equal, from which on the text is too unlike the probes: what its tokens do to
+/// the padding adds up instead of averaging out. In prose and code it is 0.01 to 0.1.
+const REPETITIVE: f64 = 0.125;
+
+/// Whether a text consists of so few different tokens (lines drawn with hyphens, one word again and again) that a far
+/// field of other texts does not fit it: it is computed exactly.
+pub fn is_repetitive(ids: &[u32]) -> bool {
+    let mut sorted = ids.to_vec();
+    sorted.sort_unstable();
+    let equal: usize = sorted.chunk_by(|a, b| a == b).map(|run| run.len() * (run.len() - 1)).sum();
+    equal as f64 > REPETITIVE * (ids.len() * ids.len().saturating_sub(1)) as f64
+}
+
 impl Bin {
     fn lengths(&self) -> RangeInclusive<usize> {
         self.shortest..=self.longest
@@ -82,5 +95,25 @@ impl FarFields {
         let (bin, far_field) =
             fitting.filter(|(bin, _)| bin.serves(pooling, self.bound)).min_by_key(|(bin, _)| bin.window)?;
         Some(Window { rows: bin.window, far_field: Some(Arc::clone(far_field)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_again_and_again_is_repetitive_and_prose_is_not() {
+        assert!(is_repetitive(&[7; 40]));
+        assert!(is_repetitive(&[101, 7, 7, 102]));
+        let half: Vec<u32> = (0..100).map(|index| if index % 2 == 0 { 7 } else { index }).collect();
+        assert!(is_repetitive(&half));
+        let fifth: Vec<u32> = (0..100).map(|index| if index % 5 == 0 { 7 } else { 1000 + index }).collect();
+        assert!(
+            !is_repetitive(&fifth)
+                && !is_repetitive(&[101, 102])
+                && !is_repetitive(&[5])
+                && !is_repetitive(&[])
+        );
     }
 }

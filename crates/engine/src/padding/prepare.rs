@@ -211,10 +211,12 @@ impl Preparation<'_> {
             let [mean, first, model] = pilot.windows;
             if let Some(window) = mean {
                 let factor = window as f64 / pilot.length as f64;
-                ranges.extend(divided(below + 1, pilot.length, pilot.ratio).into_iter().map(|range| Range {
-                    window: (range.longest as f64 * factor).ceil() as usize,
-                    ..range
-                }));
+                ranges.extend(
+                    divided(below + 1, pilot.length, pilot.ratio).into_iter().map(|range| Range {
+                        window: (range.longest as f64 * factor).ceil() as usize,
+                        ..range
+                    }),
+                );
             } else if below > 1 {
                 // Too long at its end, perhaps not at its beginning.
                 ranges.extend(divided(below + 1, pilot.length, RATIOS.0).into_iter().take(4));

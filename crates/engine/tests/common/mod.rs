@@ -1,12 +1,14 @@
-//! What the golden tests share: fixtures, and the comparison that names the worst component.
+//! What tests share: fixtures, the comparison that names the worst component, and files of far fields.
 #![allow(dead_code)] // each test binary uses its part
 
 use std::path::PathBuf;
 
+use danaus_engine::padding::{FarFields, Probes, Progress, Store, prepare};
 use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Padding, Pooling, Text, finish};
-use danaus_model::{LoadedModel, ModelConfig, synthetic};
+use danaus_model::{LoadedModel, ModelConfig, Tokenizer, synthetic};
 use danaus_simd::Isa;
 use serde::Deserialize;
+use serde_json::Value;
 
 #[derive(Deserialize)]
 pub struct Embeddings {
@@ -113,4 +115,46 @@ pub fn small_config() -> ModelConfig {
         long_conv_l_max: 300,
         ..ModelConfig::m2_bert_80m(2048)
     }
+}
+
+/// Prepares fast padding for a model with the real vocabulary.
+pub fn prepared(backend: &dyn Backend, bound: f64, progress: &mut dyn FnMut(Progress)) -> FarFields {
+    let probes = Probes::new(&Tokenizer::bert_base_uncased(), 30_528);
+    prepare(backend, &probes, bound, progress).unwrap()
+}
+
+/// What stands for the digest of a model.
+pub const DIGEST: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// A store in an empty folder of that name, which does not exist yet.
+pub fn far_field_store(folder: &str, bound: f64) -> Store {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("far-fields").join(folder);
+    if folder.is_dir() {
+        std::fs::remove_dir_all(&folder).unwrap();
+    } else if folder.exists() {
+        std::fs::remove_file(&folder).unwrap();
+    }
+    Store::new(&folder, DIGEST, "f32", bound)
+}
+
+/// Rewrites what a store's file says of itself, and leaves its tensors as they are.
+pub fn with_header(store: &Store, edit: impl FnOnce(&mut Value)) {
+    with_metadata(store, |metadata| {
+        let notes = &mut metadata["__metadata__"]["danaus_far_fields"];
+        let mut header = serde_json::from_str(notes.as_str().unwrap()).unwrap();
+        edit(&mut header);
+        *notes = header.to_string().into();
+    });
+}
+
+/// Rewrites the JSON at the beginning of a store's file.
+pub fn with_metadata(store: &Store, edit: impl FnOnce(&mut Value)) {
+    let file = std::fs::read(store.path()).unwrap();
+    let (length, rest) = file.split_first_chunk().unwrap();
+    let (json, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let mut metadata = serde_json::from_slice(json).unwrap();
+    edit(&mut metadata);
+    let mut json = metadata.to_string().into_bytes();
+    json.resize(json.len().next_multiple_of(8), b' ');
+    std::fs::write(store.path(), [&(json.len() as u64).to_le_bytes(), &json[..], data].concat()).unwrap();
 }

@@ -75,6 +75,12 @@ pub fn long_conv(x: &[f64], forward: &[f64], reverse: &[f64], skip: &[f64]) -> V
     y
 }
 
+/// `out + far * gate`, or `out + far` without a gate: all of one shape.
+pub fn add_far_field(out: &[f64], far: &[f64], gate: Option<&[f64]>) -> Vec<f64> {
+    let gate = |index: usize| gate.map_or(1.0, |gate| gate[index]);
+    out.iter().zip(far).enumerate().map(|(index, (out, far))| out + far * gate(index)).collect()
+}
+
 /// LayerNorm of each row of x `[rows, C]`.
 pub fn layer_norm(x: &[f64], weight: &[f64], bias: &[f64], epsilon: f64) -> Vec<f64> {
     let row = |x: &[f64]| -> Vec<f64> {

@@ -5,5 +5,6 @@
 mod functions;
 
 pub use functions::{
-    FilterMlp, SineLayer, block_diagonal, filter_taps, gelu, layer_norm, linear, long_conv, short_conv,
+    FilterMlp, SineLayer, add_far_field, block_diagonal, filter_taps, gelu, layer_norm, linear, long_conv,
+    short_conv,
 };

@@ -96,6 +96,14 @@ fn what_is_not_supported_is_named_with_its_value_and_what_is() {
         ),
         (json!({"layer_norm_eps": -1.0}), "layer_norm_eps is -1.0"),
         (json!({"hyena_w_mod": 1e300}), "hyena_w_mod is 1e+300"),
+        (
+            json!({"danaus_padding": "fast"}),
+            "danaus_padding is \"fast\", which is not supported: \"none\" or \"max-length\"",
+        ),
+        (json!({"danaus_padding": "Max-Length"}), "danaus_padding is \"Max-Length\", which is not supported"),
+        (json!({"danaus_padding": ""}), "danaus_padding is \"\", which is not supported"),
+        (json!({"danaus_padding": true}), "danaus_padding is true, which is not supported: \"none\" or"),
+        (json!({"danaus_padding": ["none"]}), "danaus_padding is [\"none\"], which is not supported"),
     ];
     for (config, expected) in cases {
         let error = parse(&config).unwrap_err();

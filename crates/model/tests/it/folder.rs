@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use danaus_model::{load_checkpoint, load_folder, read_config};
+use serde_json::Value;
 
 use crate::common::{Checkpoint, FIXTURES, assert_same, fixture, folder_with, logged, safetensors_file};
 
@@ -217,4 +218,48 @@ fn one_file_loads_with_a_configuration_from_anywhere() {
 fn a_folder_says_itself_that_it_is_synthetic() {
     assert!(!Checkpoint::small().load().unwrap().synthetic);
     assert!(Checkpoint::small().stating("danaus_synthetic_seed", 7.into()).load().unwrap().synthetic);
+}
+
+#[test]
+fn a_folder_says_itself_which_padding_its_model_was_trained_with() {
+    let real = Checkpoint::small();
+    let synthetic = real.clone().stating("danaus_synthetic_seed", 7.into());
+    let padded = |model: &Checkpoint, padding: Value| {
+        model.clone().stating("danaus_padding", padding).load().unwrap().padded
+    };
+    // Where it says nothing, all published models are.
+    assert!(real.load().unwrap().padded && padded(&real, Value::Null));
+    assert!(!synthetic.load().unwrap().padded && !padded(&synthetic, Value::Null));
+    for model in [&real, &synthetic] {
+        assert!(padded(model, "max-length".into()));
+        assert!(!padded(model, "none".into()));
+    }
+    assert_eq!(
+        real.stating("danaus_padding", "left".into()).load_error(),
+        "config.json: danaus_padding is \"left\", which is not supported: \"none\" or \"max-length\""
+    );
+}
+
+/// Far fields are kept by it: what makes the same vectors must have the same, in whichever file it is.
+#[test]
+fn a_models_digest_is_that_of_its_numbers() {
+    let digest =
+        |file: &str| load_folder(folder_with("tiny-64", &["config.json", file]).path()).unwrap().digest();
+    let safetensors = digest("model.safetensors");
+    assert_eq!(digest("pytorch_model.bin"), safetensors);
+    let small = || Checkpoint::small();
+    let expected = small().load().unwrap().digest();
+    assert_ne!(expected, safetensors);
+    let renamed = small().renamed(|name| format!("bert.{name}")).load().unwrap().digest();
+    assert_eq!(renamed, expected, "names are no numbers");
+    for name in small().tensors.keys() {
+        let mut changed = small();
+        // The lowest bit of the last value.
+        let bytes = &mut changed.tensors.get_mut(name).unwrap().bytes;
+        let last = bytes.len() - 4;
+        bytes[last] ^= 1;
+        assert_ne!(changed.load().unwrap().digest(), expected, "{name}");
+    }
+    let other = small().stating("layer_norm_eps", 1e-5.into()).load().unwrap().digest();
+    assert_ne!(other, expected);
 }

@@ -105,6 +105,16 @@ async fn values_of_the_wrong_type_are_422_and_name_the_field() {
         ),
         (
             "/embed",
+            r#"{"query": "a", "padding": "left"}"#,
+            "padding: unknown padding \"left\": expected one of none, max-length, fast at line 1 column 32",
+        ),
+        (
+            "/embed",
+            r#"{"query": "a", "padding": 256}"#,
+            "padding: invalid type: integer `256`, expected a string at line 1 column 29",
+        ),
+        (
+            "/embed",
             r#"{"query": "a", "dimensions": 0}"#,
             "dimensions: invalid value: integer `0`, expected an integer from 1 to the model's dimension at line 1 column 30",
         ),

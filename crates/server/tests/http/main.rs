@@ -3,6 +3,7 @@
 mod documents;
 mod embed;
 mod errors;
+mod padding;
 mod scheduling;
 mod serving;
 mod status;

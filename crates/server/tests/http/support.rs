@@ -23,7 +23,12 @@ pub const MAX_TOKENS: usize = 256;
 /// The length of its vectors.
 pub const DIMENSION: usize = 64;
 
-static MODEL: LazyLock<(Arc<dyn Backend>, Arc<Tokenizer>)> = LazyLock::new(|| {
+static BACKEND: LazyLock<Arc<dyn Backend>> = LazyLock::new(new_backend);
+
+static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(Tokenizer::bert_base_uncased()));
+
+/// The small model on a backend that no other test sees.
+pub fn new_backend() -> Arc<dyn Backend> {
     let config = ModelConfig {
         hidden_size: DIMENSION,
         intermediate_size: 128,
@@ -34,16 +39,15 @@ static MODEL: LazyLock<(Arc<dyn Backend>, Arc<Tokenizer>)> = LazyLock::new(|| {
     };
     let model = danaus_model::synthetic(&config, 1);
     let options = BackendOptions { threads: Some(1), dtype: Dtype::F32, ..BackendOptions::default() };
-    let backend = load_backend(&model, &options).expect("the small model fits the CPU backend");
-    (backend, Arc::new(Tokenizer::bert_base_uncased()))
-});
+    load_backend(&model, &options).expect("the small model fits the CPU backend")
+}
 
 pub fn backend() -> Arc<dyn Backend> {
-    Arc::clone(&MODEL.0)
+    Arc::clone(&BACKEND)
 }
 
 pub fn tokenizer() -> Arc<Tokenizer> {
-    Arc::clone(&MODEL.1)
+    Arc::clone(&TOKENIZER)
 }
 
 pub fn service_on(backend: Arc<dyn Backend>) -> Service {
@@ -231,8 +235,8 @@ impl Backend for Gate {
         self.inner.max_tokens()
     }
 
-    fn rows(&self, tokens: usize, pooling: Pooling, padding: Padding) -> usize {
-        self.inner.rows(tokens, pooling, padding)
+    fn rows(&self, text: &Text<'_>) -> usize {
+        self.inner.rows(text)
     }
 
     fn windows(&self) -> &dyn WindowEncoder {

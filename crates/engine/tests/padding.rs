@@ -1,0 +1,288 @@
+//! Fast padding: far fields that are a text's own, far fields of probe texts, and which of them a text is computed with.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{
+    Embeddings, backend, backends, bits, embed, far_field_store, golden_ids, prepared, read, small_config,
+    with_header,
+};
+use danaus_engine::padding::{FarField, FarFields, Recording, Window, distance};
+use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Padding, Pooling, Text};
+use danaus_model::{ModelConfig, Tokenizer, synthetic};
+use serde_json::json;
+
+/// Computes a text in windows with the far fields that it has itself, and asserts that its vectors are those of the padded
+/// text.
+fn assert_windows_are_exact(backend: &CpuBackend, ids: &[u32], windows: &[usize]) {
+    let encoder = backend.windows();
+    let mut recordings: Vec<_> =
+        windows.iter().map(|&window| Recording::new(encoder.shape(window))).collect();
+    let whole = Window { rows: backend.max_tokens(), far_field: None };
+    let exact = encoder.encode(ids, whole, &mut recordings).unwrap();
+    for pooling in Pooling::ALL {
+        let text = Text { ids, pooling, padding: Padding::MaxLength };
+        assert_eq!(bits(&backend.embed(&[text]).unwrap()[0]), bits(&exact[pooling as usize]));
+    }
+    for (recording, &rows) in recordings.iter().zip(windows) {
+        let far_field = Some(Arc::new(FarField::mean([recording])));
+        let with = encoder.encode(ids, Window { rows, far_field }, &mut []).unwrap();
+        let without = encoder.encode(ids, Window { rows, far_field: None }, &mut []).unwrap();
+        for pooling in Pooling::ALL {
+            let error = |vectors: &[Vec<f32>]| distance(&vectors[pooling as usize], &exact[pooling as usize]);
+            let (with, without) = (error(&with), error(&without));
+            let what = format!("{:?}, {} tokens in {rows} rows, {pooling}", backend.info(), ids.len());
+            // What is left is that far fields are bfloat16.
+            assert!(with < 1e-7, "{what}: {with:e} off");
+            // Otherwise the far field made no difference, and the above says nothing.
+            assert!(without > 100.0 * with && (rows > 128 || without > 5e-5), "{what}: {without:e} without");
+        }
+    }
+}
+
+/// Rows that are computed for a text with fast padding and mean pooling.
+fn rows(backend: &CpuBackend, ids: &[u32]) -> usize {
+    backend.rows(&Text { ids, pooling: Pooling::Mean, padding: Padding::Fast })
+}
+
+#[test]
+fn a_window_with_a_texts_own_far_field_gives_the_padded_text() {
+    for model in [
+        small_config(),
+        // A last chunk of channels that is not full, without positions, and padding that is not token 0.
+        ModelConfig {
+            hidden_size: 100,
+            intermediate_size: 100,
+            use_positional_encodings: false,
+            pad_token_id: 5,
+            ..small_config()
+        },
+    ] {
+        for backend in backends(&synthetic(&model, 5)) {
+            for (tokens, windows) in
+                [(2, &[2, 3, 8][..]), (33, &[33]), (40, &[40, 41, 100, 299]), (130, &[130, 250])]
+            {
+                assert_windows_are_exact(&backend, &golden_ids(tokens), windows);
+            }
+        }
+    }
+}
+
+/// Filters of more than 2,048 taps are never kept, and with no memory for them those of windows are not either.
+#[test]
+fn windows_whose_filters_are_made_in_the_pass() {
+    let config = ModelConfig {
+        hidden_size: 20,
+        intermediate_size: 40,
+        long_conv_l_max: 2500,
+        max_position_embeddings: 2500,
+        ..small_config()
+    };
+    let model = synthetic(&config, 6);
+    for filter_cache_bytes in [0, 100_000, usize::MAX] {
+        let options = BackendOptions { dtype: Dtype::F32, filter_cache_bytes, ..BackendOptions::default() };
+        let backend = CpuBackend::new(&model, &options).unwrap();
+        assert_windows_are_exact(&backend, &golden_ids(30), &[30, 100, 2100]);
+    }
+}
+
+#[test]
+fn a_mean_is_that_of_its_recordings() {
+    let backend = backend(&synthetic(&small_config(), 5));
+    let encoder = backend.windows();
+    let record = |ids: &[u32]| {
+        let mut recording = [Recording::new(encoder.shape(20))];
+        let whole = Window { rows: backend.max_tokens(), far_field: None };
+        encoder.encode(ids, whole, &mut recording).unwrap();
+        let [recording] = recording;
+        recording
+    };
+    let [one, two] = [golden_ids(10), golden_ids(20)].map(|ids| record(&ids));
+    let values = |recordings: &[&Recording]| -> Vec<f32> {
+        let mean = FarField::mean(recordings.iter().copied());
+        assert_eq!(mean.shape(), encoder.shape(20));
+        mean.values().iter().map(|&bits| f32::from_bits(u32::from(bits) << 16)).collect()
+    };
+    let (first, second, both) = (values(&[&one]), values(&[&two]), values(&[&one, &two]));
+    assert_eq!(values(&[&two, &two, &two, &two]), second);
+    assert_ne!(first, second);
+    assert!(both.iter().any(|&value| value != 0.0));
+    for ((first, second), both) in first.iter().zip(&second).zip(&both) {
+        // Each of the three was rounded to eight bits.
+        let allowed = (first.abs() + second.abs()) / 128.0;
+        assert!(((first + second) / 2.0 - both).abs() <= allowed, "{first} and {second}: {both}");
+    }
+}
+
+/// Texts that are no probes: English of the given lengths, and random tokens.
+fn texts(lengths: &[usize]) -> Vec<Vec<u32>> {
+    let tokenizer = Tokenizer::bert_base_uncased();
+    let english =
+        "The museum opens at nine, and on Sundays the entrance is free; bring a coat, the cellars are cold. ";
+    let cut = |&tokens: &usize| {
+        let mut ids = tokenizer.encode_ids(&english.repeat(40), usize::MAX).unwrap();
+        danaus_model::truncate(&mut ids, tokens);
+        ids
+    };
+    let english = lengths.iter().filter(|&&tokens| tokens > 2).map(cut);
+    english.chain(lengths.iter().map(|&tokens| golden_ids(tokens))).collect()
+}
+
+#[test]
+fn prepared_texts_are_within_the_bound_and_others_exact() {
+    const BOUND: f64 = 1e-4;
+    let backend = backend(&synthetic(&small_config(), 5));
+    let mut passes = 0;
+    backend.set_far_fields(Arc::new(prepared(&backend, BOUND, &mut |progress| {
+        passes += 1;
+        assert!(progress.done == passes && progress.done <= progress.total, "{progress:?} after {passes}");
+    })));
+    let vector = |ids: &[u32], pooling, padding| embed(&backend, ids, pooling, padding);
+    let mut fast_texts = 0;
+    for ids in texts(&[1, 2, 3, 5, 8, 13, 16, 17, 29, 50, 64, 77, 100, 128, 129, 200, 256, 299, 300]) {
+        for pooling in Pooling::ALL {
+            let exact = vector(&ids, pooling, Padding::MaxLength);
+            let fast = vector(&ids, pooling, Padding::Fast);
+            let what = format!("{} tokens, {pooling}", ids.len());
+            let rows = backend.rows(&Text { ids: &ids, pooling, padding: Padding::Fast });
+            if rows == backend.max_tokens() {
+                assert_eq!(bits(&fast), bits(&exact), "{what}");
+                continue;
+            }
+            fast_texts += 1;
+            assert!((ids.len()..backend.max_tokens()).contains(&rows), "{what}: {rows} rows");
+            let plain = distance(&vector(&ids, pooling, Padding::None), &exact);
+            let error = distance(&fast, &exact);
+            assert!(error <= BOUND, "{what}: {error:e} off");
+            assert!(plain > BOUND, "{what}: without padding it is only {plain:e} off");
+        }
+    }
+    assert!(fast_texts > 60, "only {fast_texts} texts have a far field");
+    assert_eq!(rows(&backend, &golden_ids(256)), 300, "longer texts are exact");
+}
+
+#[test]
+fn unprepared_it_is_exact_and_what_is_set_first_stays() {
+    let model = synthetic(&small_config(), 5);
+    let (backend, other) = (backend(&model), backend(&model));
+    let ids = golden_ids(20);
+    let vector = |padding| bits(&embed(&backend, &ids, Pooling::Mean, padding));
+    assert!(backend.far_fields().is_none());
+    assert_eq!(rows(&backend, &ids), 300);
+    assert_eq!(vector(Padding::Fast), vector(Padding::MaxLength));
+    let [first, second] = [1e-2, 1e-3].map(|bound| Arc::new(prepared(&other, bound, &mut |_| ())));
+    backend.set_far_fields(Arc::clone(&first));
+    let fast = vector(Padding::Fast);
+    assert_ne!(fast, vector(Padding::MaxLength));
+    backend.set_far_fields(second);
+    assert!(backend.far_fields().is_some_and(|set| Arc::ptr_eq(set, &first)));
+    assert_eq!(vector(Padding::Fast), fast);
+}
+
+#[test]
+fn paddings_and_poolings_mix_in_a_batch() {
+    let backend = backend(&synthetic(&small_config(), 5));
+    backend.set_far_fields(Arc::new(prepared(&backend, 1e-3, &mut |_| ())));
+    let texts = texts(&[3, 20, 64, 100, 128, 250]);
+    let paddings = [Padding::Fast, Padding::None, Padding::Fast, Padding::MaxLength];
+    let texts: Vec<_> = texts
+        .iter()
+        .flat_map(|ids| Pooling::ALL.map(|pooling| (ids, pooling)))
+        .zip(paddings.into_iter().cycle())
+        .map(|((ids, pooling), padding)| Text { ids, pooling, padding })
+        .collect();
+    for (text, vector) in texts.iter().zip(backend.embed(&texts).unwrap()) {
+        assert_eq!(bits(&backend.embed(&[*text]).unwrap()[0]), bits(&vector), "{text:?}");
+    }
+}
+
+#[test]
+fn a_bound_that_nothing_keeps_leaves_every_text_exact() {
+    let backend = backend(&synthetic(&small_config(), 5));
+    let far_fields = prepared(&backend, 1e-12, &mut |_| ());
+    assert_eq!((far_fields.bins().count(), far_fields.bytes()), (0, 0));
+    for (tokens, pooling) in (1..=300).flat_map(|tokens| Pooling::ALL.map(|pooling| (tokens, pooling))) {
+        assert!(far_fields.window(tokens, pooling).is_none(), "{tokens} tokens, {pooling}");
+    }
+    let store = far_field_store("nothing-kept", 1e-12);
+    store.write(&far_fields).unwrap();
+    assert_eq!(store.read().unwrap().bins().count(), 0);
+}
+
+/// Far fields with windows of 4, 8, 16 and 32 tokens and these errors: the first two for texts of 2 to 4 tokens, the others
+/// for those of 3 to 12.
+fn far_fields_with_errors(name: &str, errors: [[f64; 3]; 4]) -> FarFields {
+    let store = far_field_store(name, 1e-3);
+    store.write(&prepared(&backend(&synthetic(&small_config(), 5)), 1e-3, &mut |_| ())).unwrap();
+    with_header(&store, |header| {
+        let mut found = 0;
+        for bin in header["bins"].as_array_mut().unwrap() {
+            let window = bin["window"].as_u64().unwrap();
+            let index = [4, 8, 16, 32].iter().position(|&known| known == window);
+            let errors = index.map_or([1.0; 3], |index| errors[index]);
+            let (shortest, longest) = if window < 16 { (2, 4) } else { (3, 12) };
+            found += usize::from(index.is_some());
+            bin["errors"] = json!(errors);
+            (bin["shortest"], bin["longest"]) = (json!(shortest), json!(longest));
+        }
+        assert_eq!(found, 4, "the small model has other windows now: {header}");
+    });
+    store.read().unwrap()
+}
+
+#[test]
+fn the_smallest_window_whose_error_is_within_the_bound_is_taken() {
+    let (small, large) = (1e-4, 1e-2);
+    let far_fields = far_fields_with_errors(
+        "windows",
+        [
+            // So near the bound that another text may be over it.
+            [large, small, 9.9e-4],
+            [large, small, 9.9e-4],
+            [small, small, large],
+            [small, small, large],
+        ],
+    );
+    for (tokens, windows) in [
+        (2, [None, Some(4), None]),
+        (3, [Some(16), Some(4), None]),
+        (4, [Some(16), Some(4), None]),
+        (5, [Some(16), Some(16), None]),
+        (12, [Some(16), Some(16), None]),
+        (13, [None; 3]),
+    ] {
+        for (pooling, expected) in Pooling::ALL.into_iter().zip(windows) {
+            let window = far_fields.window(tokens, pooling);
+            let rows = window.as_ref().map(|window| window.rows);
+            assert_eq!(rows, expected, "{tokens} tokens, {pooling}");
+            let far_field = window.and_then(|window| window.far_field);
+            assert_eq!(far_field.map(|far_field| far_field.shape().window), expected);
+        }
+    }
+}
+
+/// The real shape, against the published implementation's vectors of padded texts.
+#[test]
+#[ignore = "takes minutes: run with --ignored"]
+fn the_2k_model_is_within_the_bound() {
+    const BOUND: f64 = 1e-3;
+    let model = synthetic(&ModelConfig::m2_bert_80m(2048), 1);
+    let backend = backend(&model);
+    drop(model);
+    backend.set_far_fields(Arc::new(prepared(&backend, BOUND, &mut |_| ())));
+    let golden: Embeddings = read("m2-bert-80m-2k/embeddings.json");
+    let (mut fast, mut exact) = (0, 0);
+    for case in golden.cases.iter().filter(|case| case.pad_to == Some(2048)) {
+        let got = embed(&backend, &case.ids(), case.pooling(), Padding::Fast);
+        let rows = backend.rows(&Text { ids: &case.ids(), pooling: case.pooling(), padding: Padding::Fast });
+        let error = distance(&got, &case.embedding);
+        let what = format!("{} tokens, {}, {rows} rows", case.tokens(), case.pooling);
+        println!("{what}: {error:.1e}");
+        // Where no window keeps the bound, the text is computed whole.
+        let (bound, count) = if rows < 2048 { (BOUND, &mut fast) } else { (1e-6, &mut exact) };
+        assert!(error <= bound, "{what}: {error:e}");
+        *count += 1;
+    }
+    assert!(fast > 0 && fast + exact == 9, "{fast} texts were fast, {exact} exact");
+}
