@@ -162,6 +162,20 @@ fn prepared_texts_are_within_the_bound_and_others_exact() {
     assert_eq!(rows(&backend, &golden_ids(256)), 300, "longer texts are exact");
 }
 
+/// Far fields of probes, which are prose and code, fit no text of one word: such a text is computed whole.
+#[test]
+fn repetitive_texts_are_exact() {
+    let backend = backend(&synthetic(&small_config(), 5));
+    backend.set_far_fields(Arc::new(prepared(&backend, 1e-2, &mut |_| ())));
+    let half: Vec<u32> = golden_ids(64).into_iter().enumerate().map(|(i, id)| [id, 1012][i % 2]).collect();
+    for ids in [vec![1012; 64], half] {
+        assert_eq!(rows(&backend, &ids), 300);
+        let vector = |padding| bits(&embed(&backend, &ids, Pooling::Mean, padding));
+        assert_eq!(vector(Padding::Fast), vector(Padding::MaxLength));
+    }
+    assert!(rows(&backend, &golden_ids(64)) < 300);
+}
+
 #[test]
 fn unprepared_it_is_exact_and_what_is_set_first_stays() {
     let model = synthetic(&small_config(), 5);
@@ -264,11 +278,12 @@ fn the_smallest_window_whose_error_is_within_the_bound_is_taken() {
 
 /// The real shape, against the published implementation's vectors of padded texts.
 #[test]
-#[ignore = "takes minutes: run with --ignored"]
+#[ignore = "takes many minutes: run with --ignored"]
 fn the_2k_model_is_within_the_bound() {
     const BOUND: f64 = 1e-3;
     let model = synthetic(&ModelConfig::m2_bert_80m(2048), 1);
-    let backend = backend(&model);
+    // The dtype that is served where none is asked for: its own error is a small part of the bound.
+    let backend = CpuBackend::new(&model, &BackendOptions::default()).unwrap();
     drop(model);
     backend.set_far_fields(Arc::new(prepared(&backend, BOUND, &mut |_| ())));
     let golden: Embeddings = read("m2-bert-80m-2k/embeddings.json");
@@ -280,7 +295,7 @@ fn the_2k_model_is_within_the_bound() {
         let what = format!("{} tokens, {}, {rows} rows", case.tokens(), case.pooling);
         println!("{what}: {error:.1e}");
         // Where no window keeps the bound, the text is computed whole.
-        let (bound, count) = if rows < 2048 { (BOUND, &mut fast) } else { (1e-6, &mut exact) };
+        let (bound, count) = if rows < 2048 { (BOUND, &mut fast) } else { (1e-4, &mut exact) };
         assert!(error <= bound, "{what}: {error:e}");
         *count += 1;
     }

@@ -14,6 +14,7 @@ mod fake_hub;
 mod hub;
 mod info;
 mod output;
+mod padding;
 mod serve;
 mod server;
 mod shutdown;

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::common::{danaus, danaus_with, embed_lines, rows, run, run_with, small_model};
 
-pub const SUBCOMMANDS: [&str; 7] = ["serve", "embed", "synth", "download", "info", "bench", "health"];
+pub const SUBCOMMANDS: [&str; 9] =
+    ["serve", "embed", "synth", "prepare", "verify", "download", "info", "bench", "health"];
 
 #[test]
 fn help_of_everything() {
@@ -41,7 +42,7 @@ fn usage_errors_exit_with_2_and_help() {
     run(&mut danaus(&["info", "--device", "tpu"])).fails(2, &["\"tpu\"", "auto, cpu, cuda, metal"]);
     run(&mut danaus(&["info", "--dtype", "f8"])).fails(2, &["\"f8\"", "auto, f32, bf16, int8"]);
     run(&mut danaus(&["serve", "--pooling", "max"])).fails(2, &["\"max\"", "mean, cls, model"]);
-    run(&mut danaus(&["serve", "--padding", "left"])).fails(2, &["\"left\"", "none, max-length"]);
+    run(&mut danaus(&["serve", "--padding", "left"])).fails(2, &["\"left\"", "none, max-length, fast"]);
     run(&mut danaus(&["synth", "--config", "80m-2k"])).fails(2, &["--out <DIR>"]);
     run(&mut danaus(&["bench", "--lengths", "8,,9"])).fails(2, &["--lengths"]);
     run(&mut danaus(&["bench", "--batch", "18446744073709551615"])).fails(2, &["--batch", "65536"]);
@@ -62,7 +63,7 @@ fn an_unknown_log_level_is_refused() {
 fn a_model_that_can_be_none_is_refused_with_what_can() {
     for model in ["nonsense", "synthetic:4k", "", "no/such/folder", "-x/y"] {
         let argument = format!("--model={model}");
-        for subcommand in ["serve", "embed", "info", "bench", "download"] {
+        for subcommand in ["serve", "embed", "prepare", "verify", "info", "bench", "download"] {
             let run = run(&mut danaus(&[subcommand, &argument])).exits(2);
             assert!(model.is_empty() || run.stderr.contains("synthetic:32k"), "{model:?}: {}", run.stderr);
         }
@@ -74,7 +75,7 @@ fn a_model_that_can_be_none_is_refused_with_what_can() {
 #[test]
 fn devices_of_other_builds_are_refused_before_anything_is_loaded() {
     for device in ["cuda", "metal"] {
-        for subcommand in ["serve --port 0", "embed", "info", "bench"] {
+        for subcommand in ["serve --port 0", "embed", "prepare", "verify", "info", "bench"] {
             // The default model, which is not in the cache: not that is the error.
             let args = format!("{subcommand} --device {device}");
             let args: Vec<&str> = args.split(' ').collect();

@@ -106,7 +106,7 @@ async fn values_of_the_wrong_type_are_422_and_name_the_field() {
         (
             "/embed",
             r#"{"query": "a", "padding": "left"}"#,
-            "padding: unknown padding \"left\": expected one of none, max-length, fast at line 1 column 32",
+            "padding: unknown padding \"left\": expected one of none, max-length, fast at line 1 column 33",
         ),
         (
             "/embed",

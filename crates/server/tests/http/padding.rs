@@ -89,7 +89,9 @@ async fn requests_of_several_paddings_together_get_the_numbers_of_lone_ones() {
     let app = app(ready_state(ServerConfig::default(), padded(&backend, Padding::Fast)));
     let names = ["fast", "none", "max-length"];
     let body = |index: usize| {
-        let texts: Vec<_> = (0..4).map(|n| "and more ".repeat(1 + (7 * index + 11 * n) % 60)).collect();
+        let text =
+            |n: usize| (0..1 + (7 * index + 11 * n) % 60).map(move |word| format!("{} ", 31 * word + n));
+        let texts: Vec<String> = (0..4).map(|n| text(n).collect()).collect();
         json!({"query": texts, "padding": names[index % 3]}).to_string()
     };
     let requests: Vec<_> = (0..18)
