@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use danaus_engine::padding::{Probes, Progress, Store, StoreError, prepare};
 use danaus_engine::{Backend, EngineError, Padding};
-use danaus_model::{LoadOptions, LoadedModel, Tokenizer};
+use danaus_model::{LoadError, LoadOptions, LoadedModel, Tokenizer};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::ComputeArgs;
@@ -54,19 +54,19 @@ pub fn load(store: &Store, backend: &dyn Backend) -> bool {
         }
         Err(StoreError::Missing(_)) => false,
         Err(error @ StoreError::Unusable { .. }) => {
-            tracing::warn!("{error}: it is made anew");
+            tracing::warn!("{error}: fast padding has to be prepared anew");
             false
         }
     }
 }
 
-/// Prepares fast padding, keeps it for the next start, and lets it be fast from now on.
+/// Prepares fast padding, and lets it be fast from now on; the result says whether it is kept for the next start, too.
 pub fn make(
     store: &Store,
     backend: &dyn Backend,
     tokenizer: &Tokenizer,
     vocabulary: usize,
-) -> Result<(), EngineError> {
+) -> Result<Result<(), LoadError>, EngineError> {
     let started = Instant::now();
     let bound = store.bound();
     tracing::info!(
@@ -82,12 +82,7 @@ pub fn make(
     backend.set_far_fields(Arc::new(far_fields));
     let seconds = started.elapsed().as_secs();
     tracing::info!(seconds, ranges, megabytes, "fast padding is ready");
-    if let Err(error) = written {
-        tracing::warn!(
-            "what was prepared cannot be kept, and will be prepared again at the next start: {error}"
-        );
-    }
-    Ok(())
+    Ok(written)
 }
 
 /// Shows the progress: as a bar on a terminal, else in the log, now and then.

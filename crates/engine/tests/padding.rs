@@ -238,7 +238,7 @@ fn far_fields_with_errors(name: &str, errors: [[f64; 3]; 4]) -> FarFields {
             let (shortest, longest) = if window < 16 { (2, 4) } else { (3, 12) };
             found += usize::from(index.is_some());
             bin["errors"] = json!(errors);
-            (bin["shortest"], bin["longest"]) = (json!(shortest), json!(longest));
+            (bin["shortest"], bin["longest"]) = (json!(window.min(shortest)), json!(window.min(longest)));
         }
         assert_eq!(found, 4, "the small model has other windows now: {header}");
     });

@@ -171,7 +171,8 @@ fn what_is_no_such_file_is_refused_with_the_reason() {
 fn headers_that_lie_are_refused() {
     let (store, far_fields) = written("lies");
     type Edit = fn(&mut Value);
-    let edits: [(Edit, &str); 8] = [
+    let edits: [(Edit, &str); 9] = [
+        (|header| header["bins"][1]["longest"] = json!(5000), "do not fit a window of"),
         (|header| header["version"] = json!(header["version"].as_u64().unwrap() + 1), "of version "),
         (|header| header["version"] = json!(0), "of version 0"),
         (|header| header["version"] = json!("1"), "of another version"),

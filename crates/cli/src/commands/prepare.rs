@@ -1,5 +1,6 @@
 //! `danaus prepare`
 
+use anyhow::Context;
 use danaus_engine::Pooling;
 use danaus_engine::padding::FarFields;
 
@@ -15,7 +16,8 @@ pub fn run(args: PrepareArgs) -> anyhow::Result<()> {
     let store = padding::store(&args.compute, &options, &model, &*backend);
     drop(model);
     if args.force || !padding::load(&store, &*backend) {
-        padding::make(&store, &*backend, &tokenizer, vocabulary)?;
+        let kept = padding::make(&store, &*backend, &tokenizer, vocabulary)?;
+        kept.context("what was prepared cannot be kept")?;
     }
     if let Some(far_fields) = backend.far_fields() {
         print(far_fields)?;

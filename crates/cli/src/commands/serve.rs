@@ -108,8 +108,12 @@ fn prepare(
     tokenizer: Arc<Tokenizer>,
     vocabulary: usize,
 ) -> anyhow::Result<()> {
-    let work = move || {
-        if let Err(error) = padding::make(&store, &*backend, &tokenizer, vocabulary) {
+    let work = move || match padding::make(&store, &*backend, &tokenizer, vocabulary) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(
+            "what was prepared cannot be kept, and will be prepared again at the next start: {error}"
+        ),
+        Err(error) => {
             tracing::error!(%error, "fast padding cannot be prepared: texts are computed exactly");
         }
     };

@@ -79,11 +79,14 @@ pub fn prepare(
     Ok(FarFields::new(bound, backend.max_tokens(), bins))
 }
 
-/// 1 - cosine of two vectors, in float64.
+/// 1 - cosine of two vectors, in float64; infinite where one of them is not finite, or alone is zero.
 pub fn distance(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
-    let norms = (dot(a, a) * dot(b, b)).sqrt();
-    if norms > 0.0 { 1.0 - dot(a, b) / norms } else { 0.0 }
+    if a == b {
+        return 0.0;
+    }
+    let distance = 1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    if distance.is_nan() { f64::INFINITY } else { distance }
 }
 
 /// Lengths, and the window for them.

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::{Bin, FarField, FarFields, Shape};
 
 /// Changes when files of before would be misread, or far fields are measured in another way.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The metadata's key.
 const KEY: &str = "danaus_far_fields";
@@ -51,7 +51,8 @@ struct Header {
     version: u32,
     model: String,
     dtype: String,
-    bound: f64,
+    /// The bits of the bound, which decimal digits might not say exactly.
+    bound: u64,
     max_tokens: usize,
     layers: usize,
     width: usize,
@@ -113,7 +114,8 @@ impl Store {
             let field = field.ok_or_else(|| format!("{} has another shape", name(index)))?;
             Ok((bin, Arc::new(field)))
         };
-        let bins = header.bins.into_iter().enumerate().map(field).collect::<Result<Vec<_>, String>>()?;
+        let bins = header.bins.iter().cloned().enumerate().map(field).collect::<Result<Vec<_>, String>>()?;
+        header.check_bins()?;
         Ok(FarFields::new(self.bound, max_tokens, bins))
     }
 
@@ -121,7 +123,7 @@ impl Store {
         if header.version != VERSION {
             return Err(format!("of version {}, expected {VERSION}", header.version));
         }
-        if (&header.model, &header.dtype, header.bound) != (&self.model, &self.dtype, self.bound) {
+        if (&header.model, &header.dtype, header.bound) != (&self.model, &self.dtype, self.bound.to_bits()) {
             return Err("of another model, dtype or bound".to_owned());
         }
         Ok(())
@@ -153,7 +155,7 @@ impl Store {
             version: VERSION,
             model: self.model.clone(),
             dtype: self.dtype.clone(),
-            bound: self.bound,
+            bound: self.bound.to_bits(),
             max_tokens: far_fields.max_tokens(),
             layers: shape.map_or(0, |shape| shape.layers),
             width: shape.map_or(0, |shape| shape.width),
@@ -174,6 +176,24 @@ impl Store {
 
 fn name(index: usize) -> String {
     format!("far_field.{index}")
+}
+
+impl Header {
+    /// Checks that windows hold their texts and are smaller than the model's length.
+    fn check_bins(&self) -> Result<(), String> {
+        let sound = |bin: &Bin| {
+            (1..=bin.longest).contains(&bin.shortest)
+                && bin.longest <= bin.window
+                && bin.window < self.max_tokens
+        };
+        match self.bins.iter().find(|bin| !sound(bin)) {
+            Some(bin) => Err(format!(
+                "texts of {} to {} tokens do not fit a window of {}",
+                bin.shortest, bin.longest, bin.window
+            )),
+            None => Ok(()),
+        }
+    }
 }
 
 fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
