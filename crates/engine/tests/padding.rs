@@ -8,35 +8,48 @@ use common::{
     Embeddings, backend, backends, bits, embed, far_field_store, golden_ids, prepared, read, small_config,
     with_header,
 };
-use danaus_engine::padding::{FarField, FarFields, Recording, Window, distance};
+use danaus_engine::padding::{FarField, FarFields, Record, Recording, Samples, Sketch, Window, distance};
 use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Padding, Pooling, Text};
 use danaus_model::{ModelConfig, Tokenizer, synthetic};
 use serde_json::json;
 
-/// Computes a text in windows with the far fields that it has itself, and asserts that its vectors are those of the padded
-/// text.
+/// Computes a text in windows with the far fields that it has itself, and with its own sketch where the window ends where a
+/// segment does; asserts that its vectors are those of the padded text.
 fn assert_windows_are_exact(backend: &CpuBackend, ids: &[u32], windows: &[usize]) {
     let encoder = backend.windows();
-    let mut recordings: Vec<_> =
-        windows.iter().map(|&window| Recording::new(encoder.shape(window))).collect();
-    let whole = Window { rows: backend.max_tokens(), far_field: None };
-    let exact = encoder.encode(ids, whole, &mut recordings).unwrap();
+    let taps = Arc::new(encoder.segment_taps());
+    let far_fields = windows.iter().map(|&window| Recording::new(encoder.shape(window))).collect();
+    let mut record = Record { far_fields, samples: Some(Samples::new(&taps)) };
+    let exact = encoder.encode(ids, Window::alone(backend.max_tokens()), &mut record).unwrap();
     for pooling in Pooling::ALL {
         let text = Text { ids, pooling, padding: Padding::MaxLength };
         assert_eq!(bits(&backend.embed(&[text]).unwrap()[0]), bits(&exact[pooling as usize]));
     }
-    for (recording, &rows) in recordings.iter().zip(windows) {
-        let far_field = Some(Arc::new(FarField::mean([recording])));
-        let with = encoder.encode(ids, Window { rows, far_field }, &mut []).unwrap();
-        let without = encoder.encode(ids, Window { rows, far_field: None }, &mut []).unwrap();
+    let samples = record.samples.unwrap();
+    for (mut recording, &rows) in record.far_fields.into_iter().zip(windows) {
+        let encode = |window| encoder.encode(ids, window, &mut Record::default()).unwrap();
+        let far_field = Some(Arc::new(FarField::mean([&recording])));
+        let with = encode(Window { far_field, ..Window::alone(rows) });
+        let sketch = Sketch::new(&taps, &samples, &mut recording).map(Arc::new);
+        let sketched = sketch.map(|sketch| {
+            let far_field = Some(Arc::new(FarField::from(&recording)));
+            // Without the sketch, this far field is not the text's.
+            (Window { far_field: far_field.clone(), ..Window::alone(rows) }, Window { rows, far_field, sketch: Some(sketch) })
+        });
+        let sketched = sketched.map(|(without, with)| (encode(without), encode(with)));
+        assert_eq!(sketched.is_some(), taps.segments().inside(rows).is_some());
+        let without = encode(Window::alone(rows));
         for pooling in Pooling::ALL {
             let error = |vectors: &[Vec<f32>]| distance(&vectors[pooling as usize], &exact[pooling as usize]);
-            let (with, without) = (error(&with), error(&without));
             let what = format!("{:?}, {} tokens in {rows} rows, {pooling}", backend.info(), ids.len());
+            let (with, without) = (error(&with), error(&without));
             // What is left is that far fields are bfloat16.
             assert!(with < 1e-7, "{what}: {with:e} off");
             // Otherwise the far field made no difference, and the above says nothing.
             assert!(without > 100.0 * with && (rows > 128 || without > 5e-5), "{what}: {without:e} without");
+            if let Some((without, with)) = sketched.as_ref().map(|(a, b)| (error(a), error(b))) {
+                assert!(with < 3e-7 && without > 30.0 * with, "{what}: {with:e} off sketched, {without:e} half");
+            }
         }
     }
 }
@@ -92,11 +105,10 @@ fn a_mean_is_that_of_its_recordings() {
     let backend = backend(&synthetic(&small_config(), 5));
     let encoder = backend.windows();
     let record = |ids: &[u32]| {
-        let mut recording = [Recording::new(encoder.shape(20))];
-        let whole = Window { rows: backend.max_tokens(), far_field: None };
-        encoder.encode(ids, whole, &mut recording).unwrap();
-        let [recording] = recording;
-        recording
+        let far_fields = vec![Recording::new(encoder.shape(20))];
+        let mut record = Record { far_fields, samples: None };
+        encoder.encode(ids, Window::alone(backend.max_tokens()), &mut record).unwrap();
+        record.far_fields.remove(0)
     };
     let [one, two] = [golden_ids(10), golden_ids(20)].map(|ids| record(&ids));
     let values = |recordings: &[&Recording]| -> Vec<f32> {
@@ -217,7 +229,7 @@ fn a_bound_that_nothing_keeps_leaves_every_text_exact() {
     let far_fields = prepared(&backend, 1e-12, &mut |_| ());
     assert_eq!((far_fields.bins().count(), far_fields.bytes()), (0, 0));
     for (tokens, pooling) in (1..=300).flat_map(|tokens| Pooling::ALL.map(|pooling| (tokens, pooling))) {
-        assert!(far_fields.window(tokens, pooling).is_none(), "{tokens} tokens, {pooling}");
+        assert!(far_fields.window(tokens, 0.0, pooling).is_none(), "{tokens} tokens, {pooling}");
     }
     let store = far_field_store("nothing-kept", 1e-12);
     store.write(&far_fields).unwrap();
@@ -267,7 +279,7 @@ fn the_smallest_window_whose_error_is_within_the_bound_is_taken() {
         (13, [None; 3]),
     ] {
         for (pooling, expected) in Pooling::ALL.into_iter().zip(windows) {
-            let window = far_fields.window(tokens, pooling);
+            let window = far_fields.window(tokens, 0.05, pooling);
             let rows = window.as_ref().map(|window| window.rows);
             assert_eq!(rows, expected, "{tokens} tokens, {pooling}");
             let far_field = window.and_then(|window| window.far_field);

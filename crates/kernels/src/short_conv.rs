@@ -2,7 +2,7 @@
 
 use danaus_simd::{Isa, Simd, Vectorized};
 
-use crate::matrix::MatrixMut;
+use crate::matrix::{Matrix, MatrixMut};
 use crate::texts::Texts;
 
 /// Taps and bias of a short convolution over C channels.
@@ -22,6 +22,21 @@ impl ShortFilter {
         assert_eq!(weight.len(), 3 * bias.len(), "three taps a channel");
         let tap = |k: usize| weight.iter().skip(k).step_by(3).copied().collect();
         Self { taps: [tap(0), tap(1), tap(2)], bias: bias.to_vec() }
+    }
+
+    /// What the convolution of a token makes of the two before it, over what it would make of the token itself in their
+    /// place; all `[C]`.
+    ///
+    /// # Panics
+    /// Where there are other than C channels.
+    pub fn departure(&self, before: &[f32], previous: &[f32], current: &[f32], out: &mut [f32]) {
+        let channels = self.bias.len();
+        assert!([before.len(), previous.len(), current.len(), out.len()] == [channels; 4], "channels");
+        for (channel, out) in out.iter_mut().enumerate() {
+            let current = current[channel];
+            *out = self.taps[0][channel] * (before[channel] - current)
+                + self.taps[1][channel] * (previous[channel] - current);
+        }
     }
 }
 
@@ -47,6 +62,23 @@ pub fn short_conv_gate(isa: Isa, x: MatrixMut<'_>, texts: &Texts, filter: &Short
     check(&x, texts, filter);
     assert!(x.cols().is_multiple_of(3), "{} columns are no thirds", x.cols());
     isa.run(Gate { x, texts, filter });
+}
+
+/// [`short_conv_gate`] of tokens each of which stands alone, as if the two before it were like it, but for a departure from
+/// that: of x1, x2 and v, `[tokens, n]`, the bits of bfloat16 values.
+///
+/// # Panics
+/// Where the shapes disagree.
+pub fn steady_conv_gate(
+    isa: Isa,
+    x: MatrixMut<'_>,
+    departures: [Matrix<'_, u16>; 3],
+    filter: &ShortFilter,
+) {
+    assert!(x.cols() == filter.bias.len() && x.cols().is_multiple_of(3), "thirds");
+    let (rows, cols) = (x.rows(), x.cols() / 3);
+    assert!(departures.iter().all(|part| (part.rows(), part.cols()) == (rows, cols)), "shapes");
+    isa.run(Steady { x, departures, filter });
 }
 
 fn check(x: &MatrixMut<'_>, texts: &Texts, filter: &ShortFilter) {
@@ -93,6 +125,33 @@ impl Vectorized for Gate<'_> {
         for start in wide..n {
             let starts = [start, start + n, start + 2 * n];
             convolve::<S, 1, 3>(simd, &mut self.x, self.texts, self.filter, starts);
+        }
+    }
+}
+
+struct Steady<'a> {
+    x: MatrixMut<'a>,
+    departures: [Matrix<'a, u16>; 3],
+    filter: &'a ShortFilter,
+}
+
+impl Vectorized for Steady<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let n = self.x.cols() / 3;
+        let ShortFilter { taps: [w0, w1, w2], bias } = self.filter;
+        for row in 0..self.x.rows() {
+            let x = self.x.row_mut(row);
+            for (part, departures) in self.departures.iter().enumerate() {
+                for (channel, &departure) in (part * n..).zip(departures.row(row)) {
+                    let sum = w0[channel] + w1[channel] + w2[channel];
+                    let departure = f32::from_bits(u32::from(departure) << 16);
+                    x[channel] = simd.scalar_mul_add(sum, x[channel], bias[channel]) + departure;
+                }
+            }
+            let (rest, v) = x.split_at_mut(2 * n);
+            v.iter_mut().zip(rest).for_each(|(v, x1)| *v *= *x1);
         }
     }
 }

@@ -185,9 +185,23 @@ pub(crate) struct FastRange {
     pub(crate) longest: usize,
     /// Tokens and padding that are computed.
     pub(crate) window: usize,
-    /// The largest error of the probe texts by pooling, in 1 - cosine. A pooling whose error is too near the bound is
-    /// computed in another window, or exactly.
+    /// Positions of the padding beyond that are computed to stand for all of it; 0 where what it adds is the mean of probe texts.
+    pub(crate) sketch: usize,
+    /// The largest error of the probe texts by pooling, in 1 - cosine.
     pub(crate) errors: FastErrors,
+    /// Which texts are computed so; others in another window, or exactly.
+    pub(crate) most_equal: FastLimits,
+}
+
+/// By pooling: the largest share of equal pairs among the tokens of a text that is computed so; null where none is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FastLimits {
+    /// Mean over the text's tokens.
+    pub(crate) mean: Option<f64>,
+    /// First token.
+    pub(crate) cls: Option<f64>,
+    /// What the model's configuration says.
+    pub(crate) model: Option<f64>,
 }
 
 /// Errors by pooling, in 1 - cosine.

@@ -27,22 +27,26 @@ pub fn run(args: PrepareArgs) -> anyhow::Result<()> {
 
 /// A line for each range of lengths.
 fn print(far_fields: &FarFields) -> anyhow::Result<()> {
-    let bound = far_fields.bound();
     stdout::print(
-        "      tokens   window      mean       cls     model   (largest 1 - cosine of the probes)",
+        "      tokens   window   sketch      mean       cls     model   (largest 1 - cosine of the probes)",
     )?;
     for bin in far_fields.bins() {
         let errors = Pooling::ALL.map(|pooling| {
-            let mark = if bin.serves(pooling, bound) { ' ' } else { '*' };
+            let mark = match bin.most_equal[pooling as usize] {
+                None => '*',
+                Some(most) if most < 0.1 => '+',
+                Some(_) => ' ',
+            };
             format!("{:.1e}{mark}", bin.errors[pooling as usize])
         });
         let [mean, cls, model] = &errors;
         stdout::print(format_args!(
-            "{:>5}-{:<6} {:>8} {mean:>9} {cls:>9} {model:>9}",
-            bin.shortest, bin.longest, bin.window
+            "{:>5}-{:<6} {:>8} {:>8} {mean:>9} {cls:>9} {model:>9}",
+            bin.shortest, bin.longest, bin.window, bin.sketch
         ))?;
     }
-    stdout::print(format_args!(
-        "* too near the bound of {bound:e}: not used. Other lengths are computed exactly."
-    ))
+    let bound = far_fields.bound();
+    stdout::print(format_args!("* Too near the bound of {bound:e}: not used."))?;
+    stdout::print("+ Used for texts that repeat few of their tokens.")?;
+    stdout::print("What is not in the table, or not used, is computed exactly.")
 }

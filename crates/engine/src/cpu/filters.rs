@@ -191,6 +191,36 @@ impl FilterBank {
         FilterForm { isa: self.isa, length, compact }
     }
 
+    /// What a state of one in all positions of a segment (between two of `edges`, which end at the model's length) adds to the
+    /// convolution in a position of another, on average: `[layer, branch, to, from, H]`.
+    pub fn segment_taps(&self, compute: &Compute, edges: &[usize]) -> Vec<f32> {
+        let (count, width) = (edges.len() - 1, self.channels);
+        let length = filter_length(edges[count]);
+        let plan = FilterPlan { sources: Vec::new(), states: self.states(compute, length) };
+        let mut fresh = LayerStates::default();
+        let mut values = Vec::new();
+        for layer in 0..self.generators.len() {
+            let states = plan.layer_states(self, compute, layer, &mut fresh).expect("states");
+            for branch in [Branch::Mixer, Branch::Residual] {
+                let generator = self.generator(layer, branch);
+                let chunks: Vec<_> = (0..width.div_ceil(CHUNK)).collect();
+                let chunks = map(compute, &chunks, |&chunk| {
+                    let mut taps = [Buffer::default(), Buffer::default()];
+                    let channels = generator.taps(self.form(length), states.of(branch), chunk, &mut taps);
+                    let taps = taps.each_ref().map(|taps| Matrix::new(taps, channels.len()));
+                    segment_sums(taps, &generator.skip[channels], edges)
+                });
+                let mut rows: Vec<_> = chunks.iter().map(|sums| sums.iter()).collect();
+                for _ in 0..count * count {
+                    for (chunk, row) in rows.iter_mut().enumerate() {
+                        values.extend(row.by_ref().take(CHUNK.min(width - chunk * CHUNK)));
+                    }
+                }
+            }
+        }
+        values
+    }
+
     fn source(&self, compute: &Compute, length: usize) -> Source {
         if let Some(filters) = self.kept().filters.get(&length) {
             return Source::Kept(Arc::clone(filters));
@@ -394,8 +424,21 @@ impl Generator {
     /// Makes the filter of that form for a chunk of channels, from at least as many states (or all that the
     /// model has).
     pub fn filter(&self, form: FilterForm, states: BranchStates<'_>, chunk: usize, bench: Workbench<'_>) {
-        let BranchStates { precision, states } = states;
         let Workbench { taps, scratch, filter } = bench;
+        let channels = self.taps(form, states, chunk, taps);
+        let taps = taps.each_ref().map(|taps| Matrix::new(taps, channels.len()));
+        filter.set(form, scratch, taps, &self.skip[channels]);
+    }
+
+    /// Makes the forward and reverse taps `[positions, n]` of a chunk's n channels, and says which these are.
+    fn taps(
+        &self,
+        form: FilterForm,
+        states: BranchStates<'_>,
+        chunk: usize,
+        taps: &mut [Buffer<f32>; 2],
+    ) -> std::ops::Range<usize> {
+        let BranchStates { precision, states } = states;
         let positions = form.length.min(self.time.len());
         let start = chunk * CHUNK;
         let channels = start..(start + CHUNK).min(self.skip.len());
@@ -412,9 +455,44 @@ impl Generator {
         });
         let outs = taps.each_mut().map(|taps| MatrixMut::new(taps, channels.len()));
         filter_taps(form.isa, states, projections.each_ref(), window, outs);
-        let taps = taps.each_ref().map(|taps| Matrix::new(taps, channels.len()));
-        filter.set(form, scratch, taps, &self.skip[channels]);
+        channels
     }
+}
+
+/// For each two segments, and n channels: the sum of the taps from all positions of the second to one of the first, on average
+/// `[N * N, n]`. `taps` are forward and reverse `[positions, n]`, `skip` `[n]`.
+fn segment_sums(taps: [Matrix<'_>; 2], skip: &[f32], edges: &[usize]) -> Vec<f32> {
+    let (count, length) = (edges.len() - 1, edges[edges.len() - 1]);
+    let mut sums = vec![0.0; count * count * skip.len()];
+    // Sums of sums of the taps for distances from -length on: of them, four corners give the sum over two segments.
+    let mut twice = vec![0.0f64; 2 * length + 1];
+    for (channel, &skip) in skip.iter().enumerate() {
+        let (mut once, mut sum) = (0.0, 0.0);
+        for (index, twice) in twice.iter_mut().enumerate().skip(1).take(2 * length - 1) {
+            let tap = match index.checked_sub(length) {
+                Some(0) => taps[0].row(0)[channel] + skip,
+                Some(distance) => taps[0].row(distance)[channel],
+                None => taps[1].row(length - index - 1)[channel],
+            };
+            once += f64::from(tap);
+            sum += once;
+            *twice = sum;
+        }
+        // Of all distances up to `to - 1 - from`.
+        let up_to = |to: usize, from: usize| match (to + length).checked_sub(1 + from) {
+            Some(index) => twice[index],
+            None => 0.0,
+        };
+        for (to, ends) in edges.windows(2).enumerate() {
+            for (from, starts) in edges.windows(2).enumerate() {
+                let sum = up_to(ends[1], starts[0]) - up_to(ends[0], starts[0]) - up_to(ends[1], starts[1])
+                    + up_to(ends[0], starts[1]);
+                let mean = sum / (ends[1] - ends[0]) as f64;
+                sums[(to * count + from) * taps[0].cols() + channel] = mean as f32;
+            }
+        }
+    }
+    sums
 }
 
 fn sine_mlp(config: &ModelConfig, mlp: &danaus_model::FilterMlp) -> SineMlp {

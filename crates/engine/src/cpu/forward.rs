@@ -13,7 +13,7 @@ impl CpuBackend {
     /// Leaves the last hidden states `[tokens, H]` in the workspace.
     pub(super) fn forward(&self, pass: &Pass, workspace: &mut Workspace, watch: &mut Watch<'_>) {
         workspace.prepare(pass.ids.len(), self.config.hidden_size, self.compute.threads());
-        let windows = watch.recordings.iter().map(|recording| recording.shape().window);
+        let windows = watch.record.far_fields.iter().map(|recording| recording.shape().window);
         let plan = self.filters.plan(&self.compute, pass.texts.iter().map(|rows| rows.len()).chain(windows));
         self.embed_tokens(pass, workspace);
         watch.observer.stage("embeddings", &workspace.hidden);
@@ -29,10 +29,9 @@ impl CpuBackend {
     fn embed_tokens(&self, pass: &Pass, workspace: &mut Workspace) {
         let (weights, width) = (&self.weights, self.config.hidden_size);
         let team = Team::All(&self.compute);
-        let positions: Vec<_> = pass.texts.iter().flat_map(|rows| 0..rows.len()).collect();
         let count = team.rows_per_task(pass.ids.len());
         let hidden = MatrixMut::new(&mut workspace.hidden, width).split_rows(count);
-        let tokens = pass.ids.chunks(count).zip(positions.chunks(count)).zip(hidden);
+        let tokens = pass.ids.chunks(count).zip(pass.positions.chunks(count)).zip(hidden);
         team.for_each(tokens.collect(), |((ids, positions), mut hidden): (_, MatrixMut<'_>), _| {
             let mut clock = self.clock();
             let mut position_row = vec![0.0; width];

@@ -11,9 +11,9 @@ use danaus_kernels::{
 
 use super::filters::{Branch, FilterPlan, LayerStates, Source, Workbench};
 use super::weights::{CHUNK, ChunkWeights};
+use super::recording::{ChunkRecord, ChunkRecords};
 use super::workspace::{ChunkBuffers, Workspace};
 use super::{CpuBackend, Pass, Watch};
-use crate::padding::Recording;
 use crate::profile::Stage;
 
 /// What an observer sees of the mixer's insides.
@@ -35,14 +35,14 @@ struct ChunkProbe<'a> {
 }
 
 /// One layer's mixing, to be done chunk by chunk.
-struct Mixing<'a> {
-    backend: &'a CpuBackend,
-    layer: usize,
-    pass: &'a Pass,
-    plan: &'a FilterPlan,
+pub(super) struct Mixing<'a> {
+    pub backend: &'a CpuBackend,
+    pub layer: usize,
+    pub pass: &'a Pass,
+    pub plan: &'a FilterPlan,
     states: Option<&'a LayerStates>,
     /// The layer's input `[tokens, H]`.
-    input: Matrix<'a>,
+    pub input: Matrix<'a>,
     /// The same in the products' precision.
     activations: Activations<'a>,
 }
@@ -54,8 +54,7 @@ struct Chunk<'a> {
     /// The chunk's columns of the result.
     out: MatrixMut<'a>,
     probe: Option<ChunkProbe<'a>>,
-    /// The chunk's columns of each recording, by branch.
-    recordings: Vec<[MatrixMut<'a>; 2]>,
+    record: ChunkRecord<'a>,
 }
 
 impl CpuBackend {
@@ -69,7 +68,7 @@ impl CpuBackend {
         watch: &mut Watch<'_>,
     ) {
         let width = self.config.hidden_size;
-        let Watch { observer, recordings } = watch;
+        let Watch { observer, record } = watch;
         let mut probe = observer.wants().then(|| Probe::new(pass.ids.len(), width));
         let states = plan.layer_states(&self.filters, &self.compute, layer, &mut workspace.states);
         let input = Matrix::new(&workspace.hidden, width);
@@ -78,10 +77,9 @@ impl CpuBackend {
         let outs = MatrixMut::new(&mut workspace.mixed, width).split_columns(CHUNK);
         let mut probes = probe.as_mut().map_or_else(Vec::new, |probe| probe.split(width)).into_iter();
         let chunks = self.weights.layers[layer].chunks.iter().zip(outs).enumerate();
-        let mut recordings = split_recordings(recordings, layer, width);
+        let mut records = ChunkRecords::new(record, layer, width);
         let chunks = chunks.map(|(index, (weights, out))| {
-            let recordings = recordings.iter_mut().filter_map(Iterator::next).collect();
-            Chunk { index, weights, out, probe: probes.next(), recordings }
+            Chunk { index, weights, out, probe: probes.next(), record: records.next() }
         });
         let workers = &workspace.workers;
         self.compute.for_each_item(chunks.collect(), |chunk, worker| {
@@ -97,7 +95,7 @@ impl CpuBackend {
 
 impl Mixing<'_> {
     fn chunk(&self, chunk: Chunk<'_>, buffers: &mut ChunkBuffers) {
-        let Chunk { index, weights, mut out, mut probe, mut recordings } = chunk;
+        let Chunk { index, weights, mut out, mut probe, mut record } = chunk;
         let (isa, texts) = (self.backend.compute.isa(), &self.pass.texts);
         let mut clock = self.backend.clock();
         let width = weights.channels.len();
@@ -114,13 +112,15 @@ impl Mixing<'_> {
                 target.copy_from(plain.view().columns(part * width, width));
             }
         }
+        record.departures(projected.view(), &weights.short_filter);
         short_conv_gate(isa, projected.reborrow(), texts, &weights.short_filter);
+        self.steady_convolutions(projected, weights);
         clock.lap(Stage::ShortConvolution);
         for branch in [Branch::Mixer, Branch::Residual] {
             self.convolve(branch, (index, weights), buffers, out.reborrow(), probe.as_mut());
-            if !recordings.is_empty() {
-                let recordings = recordings.iter_mut().map(|branches| branches[branch as usize].reborrow());
-                self.record(branch, (index, weights), buffers, recordings.collect());
+            self.convolve_sketches(branch, weights, &buffers.projected, out.reborrow());
+            if !record.is_empty() {
+                self.record(branch, (index, weights), buffers, &mut record);
             }
         }
     }
@@ -134,19 +134,15 @@ impl Mixing<'_> {
         mut out: MatrixMut<'_>,
         mut probe: Option<&mut ChunkProbe<'_>>,
     ) {
-        let width = weights.channels.len();
         let ChunkBuffers { projected, convolution, taps, filter } = buffers;
-        let projected = Matrix::new(projected, 3 * width);
-        let (x2, gated) = (projected.columns(width, width), projected.columns(2 * width, width));
-        let input = self.input.columns(weights.channels.start, width);
-        let x = if branch == Branch::Mixer { gated } else { input };
+        let (x, gate) = self.operands(branch, weights, projected);
         let mut made = None;
         for (text, (rows, source)) in self.pass.texts.iter().zip(&self.plan.sources).enumerate() {
             let bench = Workbench { taps, scratch: convolution, filter };
             self.make_filter(source, (branch, index), &mut made, bench);
             let mut clock = self.backend.clock();
             let filter = source.filter((self.layer, branch, index), filter);
-            let gate = (branch == Branch::Mixer).then(|| x2.slice(rows.clone()));
+            let gate = gate.map(|gate| gate.slice(rows.clone()));
             let x = x.slice(rows.clone());
             if let Some(probe) = &mut probe {
                 probe.convolve(branch, filter, convolution, x, rows.clone());
@@ -162,8 +158,23 @@ impl Mixing<'_> {
         }
     }
 
+    /// What a branch convolves in a chunk, and the gate of what comes of it.
+    pub(super) fn operands<'b>(
+        &'b self,
+        branch: Branch,
+        weights: &ChunkWeights,
+        projected: &'b [f32],
+    ) -> (Matrix<'b>, Option<Matrix<'b>>) {
+        let width = weights.channels.len();
+        let projected = Matrix::new(projected, 3 * width);
+        match branch {
+            Branch::Mixer => (projected.columns(2 * width, width), Some(projected.columns(width, width))),
+            Branch::Residual => (self.input.columns(weights.channels.start, width), None),
+        }
+    }
+
     /// Makes the filter of a chunk on the workbench, where it is not a kept one and `made` does not say that it is there.
-    fn make_filter(
+    pub(super) fn make_filter(
         &self,
         source: &Source,
         (branch, chunk): (Branch, usize),
@@ -182,67 +193,11 @@ impl Mixing<'_> {
     }
 
     /// A chunk's columns of a text's far field, where it has one.
-    fn far_field(&self, text: usize, branch: Branch, weights: &ChunkWeights) -> Option<Matrix<'_, u16>> {
+    pub(super) fn far_field(&self, text: usize, branch: Branch, weights: &ChunkWeights) -> Option<Matrix<'_, u16>> {
         let far_field = self.pass.far_fields[text].as_ref()?;
         let values = Matrix::new(far_field.branch(self.layer, branch as usize), self.input.cols());
         Some(values.columns(weights.channels.start, weights.channels.len()))
     }
-
-    /// Records what the tokens from each window's end on add to its convolution: the whole text's, less the window's alone.
-    fn record(
-        &self,
-        branch: Branch,
-        (index, weights): (usize, &ChunkWeights),
-        buffers: &mut ChunkBuffers,
-        recordings: Vec<MatrixMut<'_>>,
-    ) {
-        let width = weights.channels.len();
-        let ChunkBuffers { projected, convolution, taps, filter } = buffers;
-        let projected = Matrix::new(projected, 3 * width);
-        let x = match branch {
-            Branch::Mixer => projected.columns(2 * width, width),
-            Branch::Residual => self.input.columns(weights.channels.start, width),
-        };
-        let mut convolve = |source: &Source, rows: usize| {
-            let bench = Workbench { taps, scratch: convolution, filter };
-            self.make_filter(source, (branch, index), &mut None, bench);
-            let filter = source.filter((self.layer, branch, index), filter);
-            let mut out = vec![0.0; rows * width];
-            filter.convolve(
-                convolution,
-                x.slice(0..rows),
-                MatrixMut::new(&mut out, width),
-                ConvEpilogue::Store,
-            );
-            out
-        };
-        let mut whole = convolve(&self.plan.sources[0], x.rows());
-        if let Some(far) = self.far_field(0, branch, weights) {
-            add_far_field(self.backend.compute.isa(), MatrixMut::new(&mut whole, width), far, None);
-        }
-        let whole = Matrix::new(&whole, width);
-        for (mut recording, source) in recordings.into_iter().zip(&self.plan.sources[1..]) {
-            let window = convolve(source, recording.rows());
-            for (row, window) in window.chunks_exact(width).enumerate() {
-                let values = whole.row(row).iter().zip(window).map(|(whole, window)| whole - window);
-                recording.row_mut(row).iter_mut().zip(values).for_each(|(out, value)| *out = value);
-            }
-        }
-    }
-}
-
-/// A layer's part of each recording, chunk by chunk.
-fn split_recordings(
-    recordings: &mut [Recording],
-    layer: usize,
-    width: usize,
-) -> Vec<impl Iterator<Item = [MatrixMut<'_>; 2]>> {
-    let split = |recording| {
-        let [mixer, residual] = Recording::layer_mut(recording, layer)
-            .map(|values| MatrixMut::new(values, width).split_columns(CHUNK));
-        mixer.into_iter().zip(residual).map(|(mixer, residual)| [mixer, residual])
-    };
-    recordings.iter_mut().map(split).collect()
 }
 
 impl Probe {

@@ -5,10 +5,13 @@ mod forward;
 mod mixer;
 mod mlp;
 mod pooling;
+mod recording;
+mod sketch;
 mod team;
 mod weights;
 mod workspace;
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use danaus_kernels::gemm::Precision;
@@ -16,7 +19,9 @@ use danaus_kernels::{Compute, Texts};
 use danaus_model::{LoadedModel, ModelConfig};
 
 use crate::machine;
-use crate::padding::{FarField, FarFields, Recording, Shape, Window, WindowEncoder, is_repetitive};
+use crate::padding::{
+    FarField, FarFields, Record, SegmentTaps, Segments, Shape, Sketch, Window, WindowEncoder, equal_pairs,
+};
 use crate::profile::{Clock, Profile, Stage};
 use crate::{Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Pooling, Text};
 use filters::FilterBank;
@@ -61,29 +66,54 @@ pub struct CpuBackend {
     workspace: Mutex<Workspace>,
 }
 
-/// One forward pass: token ids end to end, and which of them belong to which text.
+/// One forward pass: token ids end to end, and which of them belong to which text; after them, the sketches' rows.
 #[derive(Debug, Default)]
 pub(crate) struct Pass {
     ids: Vec<u32>,
+    /// Where in its text each row stands.
+    positions: Vec<usize>,
     /// Rows of each text, its padding included.
     texts: Texts,
     /// What padding beyond its rows adds to each text's convolutions.
     far_fields: Vec<Option<Arc<FarField>>>,
+    sketches: Vec<Sketched>,
+}
+
+/// A text's sketch of its padding, and the rows that are computed for it.
+#[derive(Debug)]
+struct Sketched {
+    text: usize,
+    sketch: Arc<Sketch>,
+    rows: Range<usize>,
 }
 
 /// Who looks on while a pass is computed.
 pub(crate) struct Watch<'a> {
     observer: &'a mut (dyn Observer + Send),
-    /// Windows of the pass's only text, whose far fields are recorded.
-    recordings: &'a mut [Recording],
+    /// What is recorded of the pass's only text.
+    record: &'a mut Record,
 }
 
 impl Pass {
-    fn push(&mut self, ids: &[u32], window: Window, pad: u32) {
-        self.texts.push(window.rows.max(ids.len()));
-        self.far_fields.push(window.far_field);
-        self.ids.extend_from_slice(ids);
-        self.ids.resize(self.texts.rows(), pad);
+    /// Texts in their windows, padded with `pad`.
+    fn new<'a>(texts: impl IntoIterator<Item = (&'a [u32], Window)>, pad: u32) -> Self {
+        let mut pass = Self::default();
+        for (ids, window) in texts {
+            pass.texts.push(window.rows.max(ids.len()));
+            pass.ids.extend_from_slice(ids);
+            pass.ids.resize(pass.texts.rows(), pad);
+            pass.positions.extend(0..window.rows.max(ids.len()));
+            pass.far_fields.push(window.far_field);
+            let text = pass.texts.len() - 1;
+            pass.sketches.extend(window.sketch.map(|sketch| Sketched { text, sketch, rows: 0..0 }));
+        }
+        for sketched in &mut pass.sketches {
+            let start = pass.ids.len();
+            sketched.rows = start..start + sketched.sketch.rows();
+            pass.ids.resize(sketched.rows.end, pad);
+            pass.positions.extend(sketched.sketch.positions());
+        }
+        pass
     }
 }
 
@@ -135,10 +165,9 @@ impl CpuBackend {
         observer: &mut (dyn Observer + Send),
     ) -> Result<Vec<f32>, EngineError> {
         self.check(&[Text { ids, pooling: Pooling::Mean, padding: Padding::None }])?;
-        let mut pass = Pass::default();
-        pass.push(ids, Window { rows: ids.len(), far_field: None }, self.config.pad_token_id);
+        let pass = Pass::new([(ids, Window::alone(ids.len()))], self.config.pad_token_id);
         Ok(self.with_workspace(|workspace| {
-            self.forward(&pass, workspace, &mut Watch { observer, recordings: &mut [] });
+            self.forward(&pass, workspace, &mut Watch { observer, record: &mut Record::default() });
             workspace.hidden().to_vec()
         }))
     }
@@ -160,13 +189,15 @@ impl CpuBackend {
 
     /// What the encoder computes for a text.
     fn window(&self, text: &Text<'_>) -> Window {
-        let exact = Window { rows: self.config.max_tokens(), far_field: None };
+        let exact = Window::alone(self.config.max_tokens());
         match text.padding {
-            Padding::None => Window { rows: text.ids.len(), far_field: None },
+            Padding::None => Window::alone(text.ids.len()),
             Padding::MaxLength => exact,
             Padding::Fast => {
-                let far_fields = self.far_fields.get().filter(|_| !is_repetitive(text.ids));
-                far_fields.and_then(|fields| fields.window(text.ids.len(), text.pooling)).unwrap_or(exact)
+                let window = self.far_fields.get().and_then(|fields| {
+                    fields.window(text.ids.len(), equal_pairs(text.ids), text.pooling)
+                });
+                window.unwrap_or(exact)
             }
         }
     }
@@ -190,12 +221,9 @@ impl CpuBackend {
 
     /// Embeds texts in one pass.
     fn embed_pass(&self, texts: &[Text<'_>], workspace: &mut Workspace) -> Vec<Vec<f32>> {
-        let mut pass = Pass::default();
-        for text in texts {
-            let window = self.window(text);
-            pass.push(text.ids, window, self.config.pad_token_id);
-        }
-        self.forward(&pass, workspace, &mut Watch { observer: &mut (), recordings: &mut [] });
+        let windows = texts.iter().map(|text| (text.ids, self.window(text)));
+        let pass = Pass::new(windows, self.config.pad_token_id);
+        self.forward(&pass, workspace, &mut Watch { observer: &mut (), record: &mut Record::default() });
         let hidden = workspace.hidden();
         let width = self.config.hidden_size;
         let mut clock = self.clock();
@@ -223,7 +251,7 @@ impl Backend for CpuBackend {
     }
 
     fn rows(&self, text: &Text<'_>) -> usize {
-        self.window(text).rows
+        self.window(text).cost()
     }
 
     fn windows(&self) -> &dyn WindowEncoder {
@@ -262,17 +290,17 @@ impl WindowEncoder for CpuBackend {
         Shape { window, layers: self.weights.layers.len(), width: self.config.hidden_size }
     }
 
-    fn encode(
-        &self,
-        ids: &[u32],
-        window: Window,
-        recordings: &mut [Recording],
-    ) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn segment_taps(&self) -> SegmentTaps {
+        let segments = Segments::new(self.max_tokens());
+        let values = self.compute.enter(|| self.filters.segment_taps(&self.compute, segments.edges()));
+        SegmentTaps::new(segments, self.config.hidden_size, &values)
+    }
+
+    fn encode(&self, ids: &[u32], window: Window, record: &mut Record) -> Result<Vec<Vec<f32>>, EngineError> {
         self.check(&[Text { ids, pooling: Pooling::Mean, padding: Padding::None }])?;
-        let mut pass = Pass::default();
-        pass.push(ids, window, self.config.pad_token_id);
+        let pass = Pass::new([(ids, window)], self.config.pad_token_id);
         Ok(self.with_workspace(|workspace| {
-            self.forward(&pass, workspace, &mut Watch { observer: &mut (), recordings });
+            self.forward(&pass, workspace, &mut Watch { observer: &mut (), record });
             let hidden = &workspace.hidden()[..ids.len() * self.config.hidden_size];
             Pooling::ALL.iter().map(|&pooling| self.pool(hidden, pooling)).collect()
         }))

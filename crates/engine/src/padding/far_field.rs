@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use danaus_simd::MappedFile;
 
+use super::values::Values;
+
 /// The far field of a window of m tokens: for each of its positions, layer by layer, what the padding from position m to the
 /// model's length adds to each of the two long convolutions, in bfloat16.
 ///
@@ -26,13 +28,7 @@ pub struct Shape {
     pub width: usize,
 }
 
-#[derive(Debug, Clone)]
-enum Values {
-    Computed(Arc<[u16]>),
-    Mapped { file: Arc<MappedFile>, bytes: Range<usize> },
-}
-
-/// A far field as one pass saw it, in float32.
+/// A far field in float32, as one pass saw it.
 #[derive(Debug, Clone)]
 pub struct Recording {
     shape: Shape,
@@ -64,10 +60,43 @@ impl Shape {
 impl FarField {
     /// One in a memory-mapped file; `None` where `bytes` are not in it, not aligned or not as many as the shape needs.
     pub(super) fn mapped(shape: Shape, file: &Arc<MappedFile>, bytes: Range<usize>) -> Option<Self> {
-        let stored = (**file).as_ref().get(bytes.clone())?;
-        let values: &[u16] = bytemuck::try_cast_slice(stored).ok()?;
-        (values.len() == shape.len())
-            .then(|| Self { shape, values: Values::Mapped { file: Arc::clone(file), bytes } })
+        Some(Self { shape, values: Values::mapped(shape.len(), file, bytes)? })
+    }
+
+    /// The mean of recordings of one shape.
+    ///
+    /// # Panics
+    /// Where there are none, or they have different shapes.
+    pub fn mean<'a>(recordings: impl IntoIterator<Item = &'a Recording>) -> Self {
+        Self::from(&Recording::mean(recordings))
+    }
+
+    /// Its sizes.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The bits of all values.
+    pub fn values(&self) -> &[u16] {
+        self.values.bits()
+    }
+
+    /// The bits of a branch's values `[m, H]`.
+    pub(crate) fn branch(&self, layer: usize, branch: usize) -> &[u16] {
+        &self.values()[self.shape.branch(layer, branch)]
+    }
+}
+
+impl From<&Recording> for FarField {
+    fn from(recording: &Recording) -> Self {
+        Self { shape: recording.shape, values: Values::rounded(&recording.values) }
+    }
+}
+
+impl Recording {
+    /// One to be written to by a pass.
+    pub fn new(shape: Shape) -> Self {
+        Self { shape, values: vec![0.0; shape.len()] }
     }
 
     /// The mean of recordings of one shape.
@@ -78,12 +107,8 @@ impl FarField {
         let recordings: Vec<_> = recordings.into_iter().collect();
         let shape = recordings[0].shape;
         assert!(recordings.iter().all(|recording| recording.shape == shape), "recordings of one shape");
-        let scale = 1.0 / recordings.len() as f32;
-        let mean = |index| {
-            let sum: f32 = recordings.iter().map(|recording| recording.values[index]).sum();
-            half::bf16::from_f32(sum * scale).to_bits()
-        };
-        Self { shape, values: Values::Computed((0..shape.len()).map(mean).collect()) }
+        let values: Vec<_> = recordings.iter().map(|recording| &recording.values[..]).collect();
+        Self { shape, values: mean(&values) }
     }
 
     /// Its sizes.
@@ -91,29 +116,9 @@ impl FarField {
         self.shape
     }
 
-    /// The bits of all values.
-    pub fn values(&self) -> &[u16] {
-        match &self.values {
-            Values::Computed(values) => values,
-            Values::Mapped { file, bytes } => bytemuck::cast_slice(&(**file).as_ref()[bytes.clone()]),
-        }
-    }
-
-    /// The bits of a branch's values `[m, H]`.
-    pub(crate) fn branch(&self, layer: usize, branch: usize) -> &[u16] {
-        &self.values()[self.shape.branch(layer, branch)]
-    }
-}
-
-impl Recording {
-    /// One to be written to by a pass.
-    pub fn new(shape: Shape) -> Self {
-        Self { shape, values: vec![0.0; shape.len()] }
-    }
-
-    /// Its sizes.
-    pub fn shape(&self) -> Shape {
-        self.shape
+    /// A branch's values `[m, H]`.
+    pub(super) fn branch_mut(&mut self, layer: usize, branch: usize) -> &mut [f32] {
+        &mut self.values[self.shape.branch(layer, branch)]
     }
 
     /// A layer's values, by branch `[m, H]`.
@@ -122,4 +127,15 @@ impl Recording {
         let (first, second) = self.values[mixer.start..residual.end].split_at_mut(self.shape.branch_len());
         [first, second]
     }
+}
+
+/// The mean of sequences of one length.
+pub(super) fn mean(sequences: &[&[f32]]) -> Vec<f32> {
+    let scale = 1.0 / sequences.len() as f32;
+    let mut sum = sequences[0].to_vec();
+    for sequence in &sequences[1..] {
+        sum.iter_mut().zip(*sequence).for_each(|(sum, value)| *sum += value);
+    }
+    sum.iter_mut().for_each(|sum| *sum *= scale);
+    sum
 }

@@ -8,7 +8,10 @@ mod far_field;
 mod plan;
 mod prepare;
 mod probes;
+mod segments;
+mod sketch;
 mod store;
+mod values;
 
 use std::sync::Arc;
 
@@ -17,18 +20,44 @@ use crate::EngineError;
 use crate::Pooling;
 
 pub use far_field::{FarField, Recording, Shape};
-pub use plan::{Bin, FarFields, is_repetitive};
+pub use plan::{Bin, FarFields, equal_pairs};
 pub use prepare::{Progress, distance, prepare};
 pub use probes::Probes;
+pub use segments::{SegmentTaps, Segments};
+pub(crate) use sketch::Sampled;
+pub use sketch::{Samples, Sketch};
 pub use store::{Store, StoreError};
 
 /// What an encoder computes of a padded text: its first `rows` rows, with the far field of what follows.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Window {
     /// Tokens and padding that are computed, at least the text's tokens.
     pub rows: usize,
     /// What the padding behind them adds; `None` for nothing.
     pub far_field: Option<Arc<FarField>>,
+    /// What the text changes in that; `None` for nothing.
+    pub sketch: Option<Arc<Sketch>>,
+}
+
+impl Window {
+    /// The first `rows` rows, as if nothing followed.
+    pub fn alone(rows: usize) -> Self {
+        Self { rows, far_field: None, sketch: None }
+    }
+
+    /// Rows that are computed, a sketch's included.
+    pub fn cost(&self) -> usize {
+        self.rows + self.sketch.as_ref().map_or(0, |sketch| sketch.rows())
+    }
+}
+
+/// What is recorded of a pass.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// Each is filled with the far field of its own, smaller window, as the pass's text saw it.
+    pub far_fields: Vec<Recording>,
+    /// Of the segments, where the pass is of the model's full length.
+    pub samples: Option<Samples>,
 }
 
 /// What preparing fast padding asks of a device.
@@ -36,15 +65,12 @@ pub trait WindowEncoder: Send + Sync {
     /// The sizes of the far field of a window.
     fn shape(&self, window: usize) -> Shape;
 
-    /// Encodes one text in a window: its vectors by pooling, in the order of [`Pooling::ALL`], not normalised. Each of
-    /// `recordings` is filled with the far field of its own, smaller window, as this text saw it.
+    /// What segments of the model's length do to each other.
+    fn segment_taps(&self) -> SegmentTaps;
+
+    /// Encodes one text in a window: its vectors by pooling, in the order of [`Pooling::ALL`], not normalised.
     ///
     /// # Errors
     /// As [`Backend::embed`](crate::Backend::embed).
-    fn encode(
-        &self,
-        ids: &[u32],
-        window: Window,
-        recordings: &mut [Recording],
-    ) -> Result<Vec<Vec<f32>>, EngineError>;
+    fn encode(&self, ids: &[u32], window: Window, record: &mut Record) -> Result<Vec<Vec<f32>>, EngineError>;
 }

@@ -5,11 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FarField, Window};
+use super::{FarField, SegmentTaps, Sketch, Window};
 use crate::Pooling;
-
-/// How much below the bound the largest error of the probes must be: other texts have larger ones.
-pub(super) const MARGIN: f64 = 1.15;
 
 /// A range of lengths, the window that its texts are computed in, and how far that moves their vectors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,11 +17,22 @@ pub struct Bin {
     pub longest: usize,
     /// Rows that are computed: the text, and padding up to there.
     pub window: usize,
+    /// Rows of padding beyond the window that are computed to stand for all of it; 0 where what it adds is the probes' mean.
+    pub sketch: usize,
     /// Probe texts that its far field is the mean of.
     pub probes: usize,
     /// By pooling, in the order of [`Pooling::ALL`]: the largest 1 - cosine to the exact vector among the probe texts, each
     /// with the mean of the others as its far field.
     pub errors: [f64; 3],
+    /// By pooling: it serves texts of which at most this share of all pairs of tokens are equal; `None` where it serves no text.
+    pub most_equal: [Option<f64>; 3],
+}
+
+/// What a bin computes with.
+#[derive(Debug, Clone)]
+pub(super) struct Fields {
+    pub far_field: Arc<FarField>,
+    pub sketch: Option<Arc<Sketch>>,
 }
 
 /// What fast padding computes with: far fields for ranges of lengths, with their measured errors.
@@ -32,20 +40,17 @@ pub struct Bin {
 pub struct FarFields {
     bound: f64,
     max_tokens: usize,
-    bins: Vec<(Bin, Arc<FarField>)>,
+    bins: Vec<(Bin, Fields)>,
 }
 
-/// The share of pairs of a text's tokens that are equal, from which on the text is too unlike the probes: what its tokens do to
-/// the padding adds up instead of averaging out. In prose and code it is 0.01 to 0.1.
-const REPETITIVE: f64 = 0.125;
-
-/// Whether a text consists of so few different tokens (lines drawn with hyphens, one word again and again) that a far
-/// field of other texts does not fit it: it is computed exactly.
-pub fn is_repetitive(ids: &[u32]) -> bool {
+/// The share of pairs of a text's tokens that are equal. The more there are, the more do a text's tokens to the padding
+/// together, and the further is it from other texts: in prose and code it is 0.01 to 0.1, in a table drawn with hyphens 0.3.
+pub fn equal_pairs(ids: &[u32]) -> f64 {
     let mut sorted = ids.to_vec();
     sorted.sort_unstable();
     let equal: usize = sorted.chunk_by(|a, b| a == b).map(|run| run.len() * (run.len() - 1)).sum();
-    equal as f64 > REPETITIVE * (ids.len() * ids.len().saturating_sub(1)) as f64
+    let pairs = ids.len() * ids.len().saturating_sub(1);
+    if pairs == 0 { 0.0 } else { equal as f64 / pairs as f64 }
 }
 
 impl Bin {
@@ -53,15 +58,15 @@ impl Bin {
         self.shortest..=self.longest
     }
 
-    /// Whether texts of its lengths may be computed in it.
-    pub fn serves(&self, pooling: Pooling, bound: f64) -> bool {
-        self.errors[pooling as usize] * MARGIN <= bound
+    /// Whether texts of which that share of pairs are equal may be computed in it.
+    pub fn serves(&self, pooling: Pooling, equal: f64) -> bool {
+        self.most_equal[pooling as usize].is_some_and(|most| equal <= most)
     }
 }
 
 impl FarFields {
     /// `bound` is the largest permitted error, in 1 - cosine.
-    pub(super) fn new(bound: f64, max_tokens: usize, bins: Vec<(Bin, Arc<FarField>)>) -> Self {
+    pub(super) fn new(bound: f64, max_tokens: usize, bins: Vec<(Bin, Fields)>) -> Self {
         Self { bound, max_tokens, bins }
     }
 
@@ -80,21 +85,40 @@ impl FarFields {
         self.bins.iter().map(|(bin, _)| bin)
     }
 
-    pub(super) fn far_fields(&self) -> impl ExactSizeIterator<Item = &(Bin, Arc<FarField>)> {
+    pub(super) fn fields(&self) -> impl ExactSizeIterator<Item = &(Bin, Fields)> {
         self.bins.iter()
     }
 
-    /// Memory of all far fields, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.bins.iter().map(|(_, far_field)| size_of_val(far_field.values())).sum()
+    /// What segments do to each other, where a sketch needs to know.
+    pub(super) fn segment_taps(&self) -> Option<&Arc<SegmentTaps>> {
+        self.bins.iter().find_map(|(_, fields)| fields.sketch.as_ref()).map(|sketch| sketch.taps())
     }
 
-    /// The smallest window whose measured error is within the bound; `None` where the text must be computed exactly.
-    pub fn window(&self, tokens: usize, pooling: Pooling) -> Option<Window> {
+    /// Memory of all far fields and sketches, in bytes.
+    pub fn bytes(&self) -> usize {
+        let taps = self.segment_taps().map_or(0, |taps| size_of_val(taps.values()));
+        taps + self.bins.iter().map(|(_, fields)| fields.bytes()).sum::<usize>()
+    }
+
+    /// The cheapest window that serves texts of so many tokens, of whose pairs the share `equal` are equal; `None`
+    /// where they must be computed exactly.
+    pub fn window(&self, tokens: usize, equal: f64, pooling: Pooling) -> Option<Window> {
         let fitting = self.bins.iter().filter(|(bin, _)| bin.lengths().contains(&tokens));
-        let (bin, far_field) =
-            fitting.filter(|(bin, _)| bin.serves(pooling, self.bound)).min_by_key(|(bin, _)| bin.window)?;
-        Some(Window { rows: bin.window, far_field: Some(Arc::clone(far_field)) })
+        let serving = fitting.filter(|(bin, _)| bin.serves(pooling, equal));
+        let (bin, fields) = serving.min_by_key(|(bin, _)| bin.window + bin.sketch)?;
+        Some(fields.window(bin.window))
+    }
+}
+
+impl Fields {
+    pub fn window(&self, rows: usize) -> Window {
+        Window { rows, far_field: Some(Arc::clone(&self.far_field)), sketch: self.sketch.clone() }
+    }
+
+    /// Memory of its own, in bytes.
+    pub fn bytes(&self) -> usize {
+        let sketch = self.sketch.as_ref().map_or(0, |sketch| size_of_val(sketch.values()));
+        size_of_val(self.far_field.values()) + sketch
     }
 }
 
@@ -103,17 +127,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_again_and_again_is_repetitive_and_prose_is_not() {
-        assert!(is_repetitive(&[7; 40]));
-        assert!(is_repetitive(&[101, 7, 7, 102]));
-        let half: Vec<u32> = (0..100).map(|index| if index % 2 == 0 { 7 } else { index }).collect();
-        assert!(is_repetitive(&half));
-        let fifth: Vec<u32> = (0..100).map(|index| if index % 5 == 0 { 7 } else { 1000 + index }).collect();
-        assert!(
-            !is_repetitive(&fifth)
-                && !is_repetitive(&[101, 102])
-                && !is_repetitive(&[5])
-                && !is_repetitive(&[])
-        );
+    fn equal_pairs_are_counted() {
+        for (ids, expected) in [
+            (&[][..], 0.0),
+            (&[7], 0.0),
+            (&[7, 8], 0.0),
+            (&[7, 7], 1.0),
+            (&[7, 8, 7], 1.0 / 3.0),
+            (&[1, 2, 1, 2], 1.0 / 3.0),
+        ] {
+            assert_eq!(equal_pairs(ids), expected, "{ids:?}");
+        }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Bin, FarField, FarFields, Probes, Recording, Window};
-use crate::padding::plan::MARGIN;
+use super::plan::Fields;
+use super::{
+    Bin, FarField, FarFields, Probes, Record, Recording, Samples, SegmentTaps, Sketch, Window, equal_pairs,
+};
 use crate::{Backend, EngineError, Pooling};
 
-/// The longest texts that far fields are made for: beyond, the exact pass is at most some dozen times as dear as the text
+/// About the longest texts that far fields are made for: beyond, the exact pass is at most some dozen times as dear as the text
 /// itself, and far fields are large.
 const LONGEST: usize = 1024;
 
@@ -16,26 +18,23 @@ const LARGEST_WINDOW: usize = 4096;
 /// Memory that a model's far fields may take, in bytes.
 const BUDGET: usize = 300_000_000;
 
-/// Probe texts of a bin.
-const PROBES: usize = 5;
+/// Probe texts of a range.
+const PROBES: usize = 6;
 
-/// Probe texts of a pilot.
-const PILOT_PROBES: usize = 3;
+/// How much below the bound the errors of the probes must be: other texts have larger ones.
+const MARGIN: f64 = 1.15;
 
-/// The error of a bin's probes as a share of a pilot's: both grow with 1 + 1/n, where n is the number of the others.
-const BIN_SHARE: f64 = (1.0 + 1.0 / (PROBES - 1) as f64) / (1.0 + 1.0 / (PILOT_PROBES - 1) as f64);
+/// Texts with up to this share of equal pairs are served where none of the probes is too far off.
+const REPETITIVE: f64 = 0.125;
 
-/// The length of a pilot's short text, as a share of the others'.
-const SHORTER: f64 = 0.8;
+/// A far field without a sketch that serves only texts with fewer equal pairs than this is not worth its memory: most have more.
+const PROSE: f64 = 0.03;
 
-/// How finely lengths may be divided, and how coarsely: the quotient of the longest and the shortest text of a bin.
-const RATIOS: (f64, f64) = (1.09, 2.0);
+/// Windows, as multiples of the longest text, that are tried for a range, those of a line together.
+const FACTORS: [[f64; 3]; 3] = [[1.5, 2.0, 3.0], [4.0, 6.0, 8.0], [12.0, 16.0, 24.0]];
 
-/// The same for windows so much larger than the text that the drift with its length matters little.
-const WIDE_RATIO: f64 = 1.42;
-
-/// Windows, as multiples of a text's length, that are tried in turn.
-const FACTORS: [usize; 8] = [2, 3, 4, 6, 8, 12, 16, 24];
+/// The quotient of the longest and the shortest text of a range with larger windows.
+const WIDE_RATIO: usize = 2;
 
 /// How far a preparation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,25 +56,21 @@ pub fn prepare(
     bound: f64,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<FarFields, EngineError> {
-    let mut preparation = Preparation { backend, probes, bound, progress, done: 0, total: 0 };
-    let lengths: Vec<usize> = std::iter::successors(Some(8), |length| Some(length * 2))
-        .take_while(|&length| length <= LONGEST && 2 * length <= backend.max_tokens())
-        .collect();
-    preparation.total = lengths.len() * (PILOT_PROBES + 1 + 4 * PROBES);
-    let mut pilots = Vec::new();
-    for &length in &lengths {
-        pilots.push(preparation.pilot(length)?);
-    }
-    let planned = preparation.plan(&pilots);
-    preparation.total = preparation.done + planned.len() * PROBES;
-    let mut bins = Vec::new();
-    for range in planned {
-        let (bin, far_field) = preparation.bin(range)?;
-        if Pooling::ALL.iter().any(|&pooling| bin.serves(pooling, bound)) {
-            bins.push((bin, far_field));
+    let taps = Arc::new(backend.windows().segment_taps());
+    let ranges = ranges(&taps, backend.max_tokens());
+    let total = PROBES * ranges.len();
+    let mut preparation =
+        Preparation { backend, probes, bound, taps, progress, done: 0, total, bytes: 0, bins: Vec::new() };
+    let mut unserved = Vec::new();
+    for range in ranges {
+        let poolings = preparation.narrow(range)?;
+        if !poolings.is_empty() {
+            unserved.push((range, poolings));
         }
     }
-    bins.sort_by_key(|(bin, _)| (bin.shortest, bin.window));
+    preparation.wide(&unserved)?;
+    let mut bins = preparation.bins;
+    bins.sort_by_key(|(bin, _)| (bin.shortest, bin.window, bin.sketch));
     Ok(FarFields::new(bound, backend.max_tokens(), bins))
 }
 
@@ -89,208 +84,211 @@ pub fn distance(a: &[f32], b: &[f32]) -> f64 {
     if distance.is_nan() { f64::INFINITY } else { distance }
 }
 
-/// Lengths, and the window for them.
+/// Lengths of texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Range {
     shortest: usize,
     longest: usize,
-    window: usize,
 }
 
-/// What a few probes of one length say of it.
-#[derive(Debug)]
-struct Pilot {
-    length: usize,
-    /// By pooling: the smallest window that keeps the bound.
-    windows: [Option<usize>; 3],
-    /// The quotient of a bin's longest and shortest text, for mean pooling.
-    ratio: f64,
+/// The ranges of lengths whose window is their longest text: each ends where a segment does.
+fn ranges(taps: &SegmentTaps, max_tokens: usize) -> Vec<Range> {
+    let longest = (LONGEST + LONGEST / 16).min(max_tokens / 2);
+    let ends = taps.segments().edges().iter().skip(1).take_while(|&&end| end <= longest);
+    let mut below = 1;
+    ends.map(|&longest| Range { shortest: std::mem::replace(&mut below, longest) + 1, longest }).collect()
 }
 
 /// A probe text: what the exact pass gave.
 struct Probe {
     ids: Vec<u32>,
+    equal: f64,
     exact: Vec<Vec<f32>>,
-    recordings: Vec<Recording>,
+    far_fields: Vec<Recording>,
+    samples: Samples,
 }
+
+/// What a window does to each of the probes: their shares of equal pairs, and errors by pooling.
+type Errors = Vec<(f64, [f64; 3])>;
 
 struct Preparation<'a> {
     backend: &'a dyn Backend,
     probes: &'a Probes,
     bound: f64,
+    taps: Arc<SegmentTaps>,
     progress: &'a mut dyn FnMut(Progress),
     done: usize,
     total: usize,
+    bytes: usize,
+    bins: Vec<(Bin, Fields)>,
 }
 
 impl Preparation<'_> {
-    /// Largest windows first pay where the text is short, and never where they are half of the model's length.
-    fn windows(&self, length: usize) -> Vec<usize> {
-        let most = LARGEST_WINDOW.min(self.backend.max_tokens() / 2);
-        let larger = FACTORS.iter().map(|factor| factor * length / if length > 256 { 2 } else { 1 });
-        let mut windows: Vec<_> = std::iter::once(length)
-            .chain(larger.filter(|&window| window > length && window <= most))
-            .collect();
-        windows.dedup();
-        windows
+    /// Computes the probe texts of a range exactly, and records the far fields of `windows`.
+    fn probes(&mut self, range: Range, windows: &[usize]) -> Result<Vec<Probe>, EngineError> {
+        let width = range.longest - range.shortest;
+        // Evenly spaced lengths; which of them is prose differs from range to range.
+        let length = |index| range.shortest + (index + range.longest) % PROBES * width / (PROBES - 1);
+        (0..PROBES).map(|index| self.probe(index + PROBES * range.longest, length(index), windows)).collect()
     }
 
-    /// The exact pass of a probe text, which records the far fields of `windows`.
     fn probe(&mut self, number: usize, tokens: usize, windows: &[usize]) -> Result<Probe, EngineError> {
         let ids = self.probes.text(number, tokens);
         let encoder = self.backend.windows();
-        let mut recordings: Vec<_> =
-            windows.iter().map(|&window| Recording::new(encoder.shape(window))).collect();
-        let whole = Window { rows: self.backend.max_tokens(), far_field: None };
-        let exact = encoder.encode(&ids, whole, &mut recordings)?;
+        let shapes = windows.iter().map(|&window| encoder.shape(window));
+        let far_fields: Vec<_> = shapes.map(Recording::new).collect();
+        let samples = Samples::new(&self.taps);
+        let mut record = Record { far_fields, samples: Some(samples) };
+        let exact = encoder.encode(&ids, Window::alone(self.backend.max_tokens()), &mut record)?;
         self.done += 1;
         (self.progress)(Progress { done: self.done, total: self.total.max(self.done) });
-        Ok(Probe { ids, exact, recordings })
+        let Record { far_fields, samples } = record;
+        let samples = samples.expect("what was asked for");
+        Ok(Probe { equal: equal_pairs(&ids), ids, exact, far_fields, samples })
     }
 
-    /// By pooling: how far `far_field` takes a probe from its exact vector.
-    fn errors(&self, probe: &Probe, far_field: FarField) -> Result<[f64; 3], EngineError> {
-        let rows = far_field.shape().window;
-        let window = Window { rows, far_field: Some(Arc::new(far_field)) };
-        let fast = self.backend.windows().encode(&probe.ids, window, &mut [])?;
-        Ok([0, 1, 2].map(|pooling| distance(&fast[pooling], &probe.exact[pooling])))
-    }
-
-    /// The largest errors of probes in the window of that index, each with the others' mean as its far field.
-    fn left_out(&self, probes: &[Probe], window: usize) -> Result<[f64; 3], EngineError> {
-        let mut worst = [0.0f64; 3];
-        for (left_out, probe) in probes.iter().enumerate() {
-            let others = probes.iter().enumerate().filter(|&(index, _)| index != left_out);
-            let mean = FarField::mean(others.map(|(_, other)| &other.recordings[window]));
-            let errors = self.errors(probe, mean)?;
-            worst.iter_mut().zip(errors).for_each(|(worst, error)| *worst = worst.max(error));
-        }
-        Ok(worst)
-    }
-
-    fn pilot(&mut self, length: usize) -> Result<Pilot, EngineError> {
-        let windows = self.windows(length);
-        let probes: Vec<_> =
-            (0..PILOT_PROBES).map(|number| self.probe(number, length, &windows)).collect::<Result<_, _>>()?;
-        let mut found: [Option<usize>; 3] = [None; 3];
-        let mut errors = Vec::new();
-        while found.iter().any(Option::is_none) && errors.len() < windows.len() {
-            let index = errors.len();
-            errors.push(self.left_out(&probes, index)?);
-            for (found, error) in found.iter_mut().zip(errors[index]) {
-                let kept = error * BIN_SHARE * MARGIN <= self.bound;
-                *found = found.or(kept.then_some(index));
-            }
-        }
-        let mean = found[Pooling::Mean as usize].unwrap_or(0);
-        let ratio = self.ratio(&probes, length, (mean, errors[mean][Pooling::Mean as usize]))?;
-        let windows = found.map(|found| found.map(|index| windows[index]));
-        Ok(Pilot { length, windows, ratio })
-    }
-
-    /// How far apart a bin's lengths may be. The far field drifts with the length, by an error that grows with the square of
-    /// the difference: a shorter text in the window of a longer one shows how fast.
-    fn ratio(
-        &mut self,
-        probes: &[Probe],
-        length: usize,
-        (window, same_length): (usize, f64),
-    ) -> Result<f64, EngineError> {
-        let shorter = self.probe(0, ((length as f64 * SHORTER) as usize).max(2), &[])?;
-        let mean = FarField::mean(probes.iter().map(|probe| &probe.recordings[window]));
-        let same_length = same_length * BIN_SHARE;
-        let drift = (self.errors(&shorter, mean)?[Pooling::Mean as usize] - same_length).max(1e-9);
-        // Half of what the bound leaves: the drift differs from text to text too.
-        let permitted = (self.bound / MARGIN - same_length).max(0.0) * 0.5;
-        let half_width = (1.0 - SHORTER) * (permitted / drift).sqrt();
-        Ok(((1.0 + half_width) / (1.0 - half_width.min(0.5))).clamp(RATIOS.0, RATIOS.1))
-    }
-
-    /// The bins to measure, those with the most to win first, as many as the budget holds.
-    fn plan(&self, pilots: &[Pilot]) -> Vec<Range> {
-        let mut ranges = Vec::new();
-        let mut below = 1;
-        for pilot in pilots {
-            let [mean, first, model] = pilot.windows;
-            if let Some(window) = mean {
-                let factor = window as f64 / pilot.length as f64;
-                ranges.extend(
-                    divided(below + 1, pilot.length, pilot.ratio).into_iter().map(|range| Range {
-                        window: (range.longest as f64 * factor).ceil() as usize,
-                        ..range
-                    }),
-                );
-            } else if below > 1 {
-                // Too long at its end, perhaps not at its beginning.
-                ranges.extend(divided(below + 1, pilot.length, RATIOS.0).into_iter().take(4));
-            }
-            for window in [first, model].into_iter().flatten().filter(|&window| window > pilot.length) {
-                let wide = divided(below + 1, pilot.length, WIDE_RATIO).into_iter();
-                ranges.extend(wide.map(|range| Range { window, ..range }));
-            }
-            below = pilot.length;
-        }
-        ranges.sort_by_key(|range| (range.window, range.shortest));
-        ranges.dedup();
-        let mut bytes = 0;
-        ranges.retain(|range| {
-            let size = 2 * self.backend.windows().shape(range.window).len();
-            let fits = bytes + size <= BUDGET;
-            bytes += if fits { size } else { 0 };
-            fits
+    /// The far field of the window of that index for texts like the probes, with a sketch or without.
+    fn fields(&self, probes: &[&Probe], window: usize, sketched: bool) -> Fields {
+        let mut far = Recording::mean(probes.iter().map(|probe| &probe.far_fields[window]));
+        let sketch = sketched.then(|| {
+            let samples = Samples::mean(probes.iter().map(|probe| &probe.samples));
+            Sketch::new(&self.taps, &samples, &mut far).map(Arc::new)
         });
-        ranges
+        Fields { far_field: Arc::new(FarField::from(&far)), sketch: sketch.flatten() }
     }
 
-    /// Measures a bin.
-    fn bin(&mut self, range: Range) -> Result<(Bin, Arc<FarField>), EngineError> {
-        let Range { shortest, longest, window } = range;
-        let width = (longest - shortest) as f64;
-        // Evenly spaced lengths; which of them is prose differs from bin to bin.
-        let length = |index: usize| {
-            let place = (index as f64 + 0.5) / PROBES as f64;
-            shortest + (place * width).round() as usize
+    /// The errors of probes in the window of that index, each with the fields of the others.
+    fn left_out(&self, probes: &[Probe], window: usize, sketched: bool) -> Result<Errors, EngineError> {
+        let errors = probes.iter().enumerate().map(|(left_out, probe)| {
+            let others = probes.iter().enumerate().filter(|&(index, _)| index != left_out);
+            let others: Vec<_> = others.map(|(_, other)| other).collect();
+            let rows = probe.far_fields[window].shape().window;
+            let fields = self.fields(&others, window, sketched);
+            let fast =
+                self.backend.windows().encode(&probe.ids, fields.window(rows), &mut Record::default())?;
+            let error = |pooling: usize| distance(&fast[pooling], &probe.exact[pooling]);
+            Ok((probe.equal, [0, 1, 2].map(error)))
+        });
+        errors.collect()
+    }
+
+    /// Measures a window of a range, of that index in the probes' recordings.
+    fn bin(
+        &self,
+        range: Range,
+        probes: &[Probe],
+        window: usize,
+        sketched: bool,
+    ) -> Result<(Bin, Fields), EngineError> {
+        let errors = self.left_out(probes, window, sketched)?;
+        let fields = self.fields(&probes.iter().collect::<Vec<_>>(), window, sketched);
+        let worst = |pooling: usize| errors.iter().map(|(_, errors)| errors[pooling]).fold(0.0, f64::max);
+        let bin = Bin {
+            shortest: range.shortest,
+            longest: range.longest,
+            window: probes[0].far_fields[window].shape().window,
+            sketch: fields.sketch.as_ref().map_or(0, |sketch| sketch.rows()),
+            probes: probes.len(),
+            errors: [0, 1, 2].map(worst),
+            most_equal: [0, 1, 2].map(|pooling| most_equal(&errors, pooling, self.bound)),
         };
-        let probes: Vec<_> = (0..PROBES)
-            .map(|index| self.probe(4 + index + longest % PROBES, length(index), &[window]))
-            .collect::<Result<_, _>>()?;
-        let errors = self.left_out(&probes, 0)?;
-        let far_field = FarField::mean(probes.iter().map(|probe| &probe.recordings[0]));
-        Ok((Bin { shortest, longest, window, probes: PROBES, errors }, Arc::new(far_field)))
+        Ok((bin, fields))
+    }
+
+    /// Keeps a bin where it serves a text and memory is left for it.
+    fn keep(&mut self, bin: Bin, fields: Fields) -> bool {
+        let first_sketch = fields.sketch.is_some() && self.bins.iter().all(|(bin, _)| bin.sketch == 0);
+        let taps = if first_sketch { size_of_val(self.taps.values()) } else { 0 };
+        let bytes = self.bytes + fields.bytes() + taps;
+        let kept = bytes <= BUDGET && bin.most_equal.iter().any(Option::is_some);
+        if kept {
+            self.bytes = bytes;
+            self.bins.push((bin, fields));
+        }
+        kept
+    }
+
+    /// Makes the bins of a range with its longest text as their window. What is left are poolings that none of them serves well.
+    fn narrow(&mut self, range: Range) -> Result<Vec<Pooling>, EngineError> {
+        let probes = self.probes(range, &[range.longest])?;
+        let (bin, fields) = self.bin(range, &probes, 0, false)?;
+        let (sketched, sketched_fields) = self.bin(range, &probes, 0, true)?;
+        let better = Pooling::ALL.iter().any(|&pooling| {
+            let [plain, sketched] = [&bin, &sketched].map(|bin| bin.most_equal[pooling as usize]);
+            sketched > plain && plain.is_none_or(|most| most < REPETITIVE)
+        });
+        let good = |bin: &Bin, pooling: Pooling| bin.serves(pooling, PROSE);
+        let plain = Pooling::ALL.iter().any(|&pooling| good(&bin, pooling));
+        let mut left = Pooling::ALL.to_vec();
+        if (plain || !better) && self.keep(bin.clone(), fields) {
+            left.retain(|&pooling| !good(&bin, pooling));
+        }
+        if better && self.keep(sketched.clone(), sketched_fields) {
+            left.retain(|&pooling| !good(&sketched, pooling));
+        }
+        Ok(left)
+    }
+
+    /// Makes bins with larger windows, for the poolings of ranges that have none that serves them well.
+    fn wide(&mut self, unserved: &[(Range, Vec<Pooling>)]) -> Result<(), EngineError> {
+        let mut rest = unserved;
+        while let Some((first, _)) = rest.first() {
+            let together = |(range, _): &&(Range, _)| range.longest <= WIDE_RATIO * first.shortest.max(8);
+            let (group, others) = rest.split_at(rest.iter().take_while(together).count().max(1));
+            let range = Range { shortest: first.shortest, longest: group[group.len() - 1].0.longest };
+            let poolings = Pooling::ALL.iter().filter(|pooling| {
+                group.iter().any(|(_, poolings)| poolings.contains(pooling))
+            });
+            self.wider(range, poolings.copied().collect())?;
+            rest = others;
+        }
+        Ok(())
+    }
+
+    fn wider(&mut self, range: Range, mut poolings: Vec<Pooling>) -> Result<(), EngineError> {
+        let most = LARGEST_WINDOW.min(self.backend.max_tokens() / 2);
+        let mut before = f64::INFINITY;
+        for factors in FACTORS {
+            let wanted = factors.map(|factor| (factor * range.longest as f64) as usize);
+            let edges = self.taps.segments().edges().iter().copied();
+            let windows: Vec<_> = edges
+                .filter(|&edge| edge > range.longest && edge <= most)
+                // The first one that is about as large as wanted.
+                .filter(|&edge| wanted.iter().any(|&wanted| edge * 9 >= wanted * 8 && edge * 9 < wanted * 10))
+                .collect();
+            if poolings.is_empty() || windows.is_empty() {
+                break;
+            }
+            self.total += PROBES;
+            let probes = self.probes(range, &windows)?;
+            let mut error = 0.0;
+            for window in 0..windows.len() {
+                let (bin, fields) = self.bin(range, &probes, window, true)?;
+                error = poolings.iter().map(|&pooling| bin.errors[pooling as usize]).fold(f64::INFINITY, f64::min);
+                let (good, left): (Vec<_>, Vec<_>) =
+                    poolings.iter().partition(|&&pooling| bin.serves(pooling, PROSE));
+                if !good.is_empty() && self.keep(bin, fields) {
+                    poolings = left;
+                }
+                if poolings.is_empty() {
+                    break;
+                }
+            }
+            // Where larger windows are hardly better, still larger ones will not do either.
+            if error > before / 2.0 || error > 8.0 * self.bound {
+                break;
+            }
+            before = error;
+        }
+        Ok(())
     }
 }
 
-/// Divides lengths into ranges of that ratio at most, each with its longest text as its window.
-fn divided(shortest: usize, longest: usize, ratio: f64) -> Vec<Range> {
-    let whole = longest as f64 / (shortest - 1).max(1) as f64;
-    let count = ((whole.ln() / ratio.ln()).ceil() as usize).clamp(1, longest + 1 - shortest);
-    let step = whole.powf(1.0 / count as f64);
-    let mut ranges = Vec::new();
-    let mut start = shortest;
-    for index in 1..=count {
-        let end = ((shortest - 1).max(1) as f64 * step.powi(index as i32)).round() as usize;
-        let end = if index == count { longest } else { end.min(longest) };
-        if end >= start {
-            ranges.push(Range { shortest: start, longest: end, window: end });
-            start = end + 1;
-        }
-    }
-    ranges
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_cover_every_length_once() {
-        for (shortest, longest, ratio) in
-            [(2, 8, 2.0), (2, 8, 1.09), (9, 16, 1.09), (513, 1024, 1.3), (5, 5, 1.5)]
-        {
-            let ranges = divided(shortest, longest, ratio);
-            let lengths: Vec<_> = ranges.iter().flat_map(|range| range.shortest..=range.longest).collect();
-            assert_eq!(lengths, (shortest..=longest).collect::<Vec<_>>());
-            assert!(ranges.iter().all(|range| range.window == range.longest));
-        }
-    }
+/// The largest share of equal pairs up to which no probe is too far off.
+fn most_equal(errors: &Errors, pooling: usize, bound: f64) -> Option<f64> {
+    let mut errors: Vec<_> = errors.iter().map(|(equal, errors)| (*equal, errors[pooling])).collect();
+    errors.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+    let within = errors.iter().take_while(|(_, error)| error * MARGIN <= bound).count();
+    let most = errors[..within].last()?.0;
+    Some(if within == errors.len() { most.max(REPETITIVE) } else { most })
 }

@@ -23,8 +23,16 @@ enum Kind {
     Random,
 }
 
-/// Kinds in the order of the probes' numbers.
-const KINDS: [Kind; 4] = [Kind::Prose, Kind::Random, Kind::Code, Kind::Prose];
+/// Kinds in the order of the probes' numbers, and the share of tokens that are one and the same: few texts are
+/// without words of their own that return.
+const KINDS: [(Kind, f64); 6] = [
+    (Kind::Prose, 0.0),
+    (Kind::Random, 0.0),
+    (Kind::Code, 0.0),
+    (Kind::Prose, 0.2),
+    (Kind::Prose, 0.0),
+    (Kind::Random, 0.3),
+];
 
 impl Probes {
     /// Probes for a model of that vocabulary, whose texts `tokenizer` encodes.
@@ -46,15 +54,17 @@ impl Probes {
 
     /// The token ids of probe text `number`, `tokens` (at least two) of them.
     pub fn text(&self, number: usize, tokens: usize) -> Vec<u32> {
-        let mut ids = vec![self.ends[0]];
-        let lines = match KINDS[number % KINDS.len()] {
+        let (kind, repeated) = KINDS[number % KINDS.len()];
+        let lines = match kind {
             Kind::Prose => &self.lines[0],
             Kind::Code => &self.lines[1],
             Kind::Random => &Vec::new(),
         };
-        let choices = uniform(&format!("probe.{number}.{tokens}"), 1, tokens);
-        let choose = |draw: f32, count: usize| ((f64::from(draw) + 1.0) / 2.0 * count as f64) as usize;
-        for draw in choices {
+        let draws = |what| uniform(&format!("{what}.{number}.{tokens}"), 1, tokens);
+        let share = |draw: f32| (f64::from(draw) + 1.0) / 2.0;
+        let choose = |draw: f32, count: usize| (share(draw) * count as f64) as usize;
+        let mut ids = vec![self.ends[0]];
+        for draw in draws("probe") {
             if ids.len() + 1 >= tokens {
                 break;
             }
@@ -62,6 +72,10 @@ impl Probes {
                 0 => ids.push(choose(draw, self.vocabulary) as u32),
                 count => ids.extend(&lines[choose(draw, count)]),
             }
+        }
+        if let Some(&again) = ids.get(1) {
+            let places = ids.iter_mut().zip(draws("probe.repeated")).skip(1);
+            places.filter(|(_, draw)| share(*draw) < repeated).for_each(|(id, _)| *id = again);
         }
         ids.resize(tokens.max(2) - 1, self.ends[1]);
         ids.push(self.ends[1]);

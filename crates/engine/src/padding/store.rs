@@ -12,10 +12,11 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Bin, FarField, FarFields, Shape};
+use super::plan::Fields;
+use super::{Bin, FarField, FarFields, SegmentTaps, Segments, Shape, Sketch};
 
 /// Changes when files of before would be misread, or far fields are measured in another way.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The metadata's key.
 const KEY: &str = "danaus_far_fields";
@@ -46,7 +47,7 @@ pub enum StoreError {
 }
 
 /// What the file says of itself.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Header {
     version: u32,
     model: String,
@@ -57,8 +58,15 @@ struct Header {
     layers: usize,
     width: usize,
     bins: Vec<Bin>,
-    /// SHA-256 of the tensors.
+    /// SHA-256 of this header without it, and the tensors.
     digest: String,
+}
+
+/// A tensor of the file.
+struct Tensor<'a> {
+    name: String,
+    shape: Vec<usize>,
+    bits: &'a [u16],
 }
 
 impl Store {
@@ -102,21 +110,15 @@ impl Store {
             serde_json::from_str(notes).map_err(|error| format!("of another version: {error}"))?;
         self.check(&header)?;
         let start = header_length + 8;
-        if digest([&bytes[start..]]) != header.digest {
+        if header.digest([&bytes[start..]])? != header.digest {
             return Err("its contents are damaged".to_owned());
         }
-        let (max_tokens, layers, width) = (header.max_tokens, header.layers, header.width);
-        let field = |(index, bin): (usize, Bin)| {
-            let shape = Shape { window: bin.window, layers, width };
-            let info = metadata.info(&name(index)).ok_or_else(|| format!("{} is missing", name(index)))?;
-            let (from, to) = info.data_offsets;
-            let field = FarField::mapped(shape, &file, start + from..start + to);
-            let field = field.ok_or_else(|| format!("{} has another shape", name(index)))?;
-            Ok((bin, Arc::new(field)))
-        };
-        let bins = header.bins.iter().cloned().enumerate().map(field).collect::<Result<Vec<_>, String>>()?;
         header.check_bins()?;
-        Ok(FarFields::new(self.bound, max_tokens, bins))
+        let tensors = Tensors { header: &header, metadata: &metadata, file: &file, start };
+        let taps = header.bins.iter().any(|bin| bin.sketch > 0).then(|| tensors.taps()).transpose()?;
+        let bins = header.bins.iter().enumerate();
+        let bins = bins.map(|(index, bin)| Ok((bin.clone(), tensors.fields(index, bin, taps.as_ref())?)));
+        Ok(FarFields::new(self.bound, header.max_tokens, bins.collect::<Result<_, String>>()?))
     }
 
     fn check(&self, header: &Header) -> Result<(), String> {
@@ -140,18 +142,18 @@ impl Store {
             path: folder.to_owned(),
             error,
         })?;
-        let data: Vec<&[u8]> =
-            far_fields.far_fields().map(|(_, field)| bytemuck::cast_slice(field.values())).collect();
+        let tensors = tensors(far_fields);
+        let data: Vec<&[u8]> = tensors.iter().map(|tensor| bytemuck::cast_slice(tensor.bits)).collect();
         let mut offset = 0;
-        let described = far_fields.far_fields().enumerate().map(|(index, (_, field))| {
-            let (start, shape) = (offset, field.shape());
-            offset += 2 * shape.len();
-            let sizes = vec![shape.layers, 2, shape.window, shape.width];
-            (name(index), TensorInfo { dtype: Dtype::BF16, shape: sizes, data_offsets: (start, offset) })
+        let described = tensors.iter().zip(&data).map(|(Tensor { name, shape, .. }, data)| {
+            let start = offset;
+            offset += data.len();
+            let data_offsets = (start, offset);
+            (name.clone(), TensorInfo { dtype: Dtype::BF16, shape: shape.clone(), data_offsets })
         });
         let described = described.collect();
-        let shape = far_fields.far_fields().next().map(|(_, field)| field.shape());
-        let header = Header {
+        let shape = far_fields.fields().next().map(|(_, fields)| fields.far_field.shape());
+        let mut header = Header {
             version: VERSION,
             model: self.model.clone(),
             dtype: self.dtype.clone(),
@@ -160,8 +162,9 @@ impl Store {
             layers: shape.map_or(0, |shape| shape.layers),
             width: shape.map_or(0, |shape| shape.width),
             bins: far_fields.bins().cloned().collect(),
-            digest: digest(data.iter().copied()),
+            digest: String::new(),
         };
+        header.digest = header.digest(data.iter().copied()).unwrap_or_default();
         write_file(&self.path, true, |file| {
             let notes = HashMap::from([(KEY.to_owned(), serde_json::to_string(&header)?)]);
             let metadata = Metadata::new(Some(notes), described).map_err(std::io::Error::other)?;
@@ -174,11 +177,80 @@ impl Store {
     }
 }
 
-fn name(index: usize) -> String {
+/// What the file holds, in order.
+fn tensors(far_fields: &FarFields) -> Vec<Tensor<'_>> {
+    let mut tensors = Vec::new();
+    if let Some(taps) = far_fields.segment_taps() {
+        let ((layers, width), count) = (taps.sizes(), taps.segments().count());
+        let shape = vec![layers, 2, count, count, width];
+        tensors.push(Tensor { name: TAPS.to_owned(), shape, bits: taps.values() });
+    }
+    for (index, (_, fields)) in far_fields.fields().enumerate() {
+        let Shape { window, layers, width } = fields.far_field.shape();
+        let shape = vec![layers, 2, window, width];
+        tensors.push(Tensor { name: far_field_name(index), shape, bits: fields.far_field.values() });
+        if let Some(sketch) = &fields.sketch {
+            let shape = sketch.shape().to_vec();
+            tensors.push(Tensor { name: sketch_name(index), shape, bits: sketch.values() });
+        }
+    }
+    tensors
+}
+
+const TAPS: &str = "segment_taps";
+
+fn far_field_name(index: usize) -> String {
     format!("far_field.{index}")
 }
 
+fn sketch_name(index: usize) -> String {
+    format!("sketch.{index}")
+}
+
+/// The tensors of a mapped file.
+struct Tensors<'a> {
+    header: &'a Header,
+    metadata: &'a Metadata,
+    file: &'a Arc<MappedFile>,
+    start: usize,
+}
+
+impl Tensors<'_> {
+    /// What `read` makes of the bytes of a tensor.
+    fn read<T>(&self, name: &str, read: impl FnOnce(std::ops::Range<usize>) -> Option<T>) -> Result<T, String> {
+        let info = self.metadata.info(name).ok_or_else(|| format!("{name} is missing"))?;
+        let (from, to) = info.data_offsets;
+        read(self.start + from..self.start + to).ok_or_else(|| format!("{name} has another shape"))
+    }
+
+    fn taps(&self) -> Result<Arc<SegmentTaps>, String> {
+        let Header { max_tokens, layers, width, .. } = *self.header;
+        let sizes = (Segments::new(max_tokens), layers, width);
+        Ok(Arc::new(self.read(TAPS, |bytes| SegmentTaps::mapped(sizes, self.file, bytes))?))
+    }
+
+    fn fields(&self, index: usize, bin: &Bin, taps: Option<&Arc<SegmentTaps>>) -> Result<Fields, String> {
+        let Header { layers, width, .. } = *self.header;
+        let shape = Shape { window: bin.window, layers, width };
+        let far_field =
+            self.read(&far_field_name(index), |bytes| FarField::mapped(shape, self.file, bytes))?;
+        let sketch = taps.filter(|_| bin.sketch > 0).map(|taps| {
+            self.read(&sketch_name(index), |bytes| Sketch::mapped(taps, bin.window, self.file, bytes))
+        });
+        Ok(Fields { far_field: Arc::new(far_field), sketch: sketch.transpose()?.map(Arc::new) })
+    }
+}
+
 impl Header {
+    /// SHA-256 of this header (but of the digest in it) and of `parts`, in hexadecimal.
+    fn digest<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<String, String> {
+        let digest = String::new();
+        let header = serde_json::to_vec(&Self { digest, ..self.clone() }).map_err(|error| error.to_string())?;
+        let mut hash = Sha256::new_with_prefix(header);
+        parts.into_iter().for_each(|part| hash.update(part));
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// Checks that windows hold their texts and are smaller than the model's length.
     fn check_bins(&self) -> Result<(), String> {
         let sound = |bin: &Bin| {
@@ -194,10 +266,4 @@ impl Header {
             None => Ok(()),
         }
     }
-}
-
-fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut hash = Sha256::new();
-    parts.into_iter().for_each(|part| hash.update(part));
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

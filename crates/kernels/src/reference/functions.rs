@@ -81,6 +81,28 @@ pub fn add_far_field(out: &[f64], far: &[f64], gate: Option<&[f64]>) -> Vec<f64>
     out.iter().zip(far).enumerate().map(|(index, (out, far))| out + far * gate(index)).collect()
 }
 
+/// Means of the rows of x `[tokens, C]` between each two edges: `[segments, C]`.
+pub fn segment_means(x: &[f64], edges: &[usize], channels: usize) -> Vec<f64> {
+    let mean = |edges: &[usize], channel: usize| {
+        let sum: f64 = (edges[0]..edges[1]).map(|row| x[row * channels + channel]).sum();
+        sum / (edges[1] - edges[0]) as f64
+    };
+    edges.windows(2).flat_map(|edges| (0..channels).map(move |channel| mean(edges, channel))).collect()
+}
+
+/// `out[a] = sum_b taps[a * N + b] * states[b]` over the sources b: taps `[A * N, C]`, states `[N, C]`.
+pub fn convolve_segments(taps: &[f64], states: &[f64], sources: std::ops::Range<usize>, channels: usize) -> Vec<f64> {
+    let segments = states.len() / channels;
+    let targets = taps.len() / states.len();
+    let value = |target: usize, channel: usize| {
+        let term = |source: usize| {
+            taps[(target * segments + source) * channels + channel] * states[source * channels + channel]
+        };
+        sources.clone().map(term).sum()
+    };
+    (0..targets).flat_map(|target| (0..channels).map(move |channel| (target, channel))).map(|(target, channel)| value(target, channel)).collect()
+}
+
 /// LayerNorm of each row of x `[rows, C]`.
 pub fn layer_norm(x: &[f64], weight: &[f64], bias: &[f64], epsilon: f64) -> Vec<f64> {
     let row = |x: &[f64]| -> Vec<f64> {

@@ -10,7 +10,7 @@ use crate::extract::Model;
 use crate::openapi::{ShutdownError, UnavailableErrors};
 use crate::respond::{JsonBytes, json};
 use crate::state::AppState;
-use crate::types::{FastErrors, FastPadding, FastRange, Health, Info, Limits, NotReady};
+use crate::types::{FastErrors, FastLimits, FastPadding, FastRange, Health, Info, Limits, NotReady};
 use danaus_engine::padding::FarFields;
 
 /// Says whether the server is ready.
@@ -88,8 +88,11 @@ pub(super) async fn info(State(state): State<AppState>, Model(ready): Model) -> 
 fn fast_padding(far_fields: &FarFields) -> FastPadding {
     let ranges = far_fields.bins().map(|bin| {
         let [mean, cls, model] = bin.errors;
-        let (shortest, longest, window) = (bin.shortest, bin.longest, bin.window);
-        FastRange { shortest, longest, window, errors: FastErrors { mean, cls, model } }
+        let errors = FastErrors { mean, cls, model };
+        let [mean, cls, model] = bin.most_equal;
+        let most_equal = FastLimits { mean, cls, model };
+        let (shortest, longest, window, sketch) = (bin.shortest, bin.longest, bin.window, bin.sketch);
+        FastRange { shortest, longest, window, sketch, errors, most_equal }
     });
     FastPadding { bound: far_fields.bound(), ranges: ranges.collect() }
 }

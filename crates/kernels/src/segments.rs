@@ -1,0 +1,124 @@
+//! Long convolutions of a sequence that is known by segments: a state stands for all positions of its segment.
+
+use std::ops::Range;
+
+use danaus_simd::{Isa, Simd, Vectorized};
+
+use crate::matrix::{Matrix, MatrixMut};
+
+/// Means of the rows of `x` `[tokens, C]` between each two of `edges`: `[segments, C]`.
+///
+/// # Panics
+/// Where the shapes disagree, or the edges do not ascend.
+pub fn segment_means(isa: Isa, x: Matrix<'_>, edges: &[usize], out: MatrixMut<'_>) {
+    assert!(out.rows() + 1 == edges.len() && out.cols() == x.cols(), "a row for each segment");
+    isa.run(Means { x, edges, out });
+}
+
+/// `out[a] = sum_b taps[a * N + b] * states[b]`, channel by channel: `states` `[N, C]`, of which those in `sources` are summed;
+/// `taps` are the bits of bfloat16 values.
+///
+/// # Panics
+/// Where the shapes disagree.
+pub fn convolve_segments(
+    isa: Isa,
+    out: MatrixMut<'_>,
+    taps: Matrix<'_, u16>,
+    states: Matrix<'_>,
+    sources: Range<usize>,
+) {
+    assert!(taps.rows() == out.rows() * states.rows() && sources.end <= states.rows(), "segments");
+    assert!(taps.cols() == out.cols() && states.cols() == out.cols(), "channels");
+    isa.run(Convolve { out, taps, states, sources });
+}
+
+/// `out[row] += values[a] * gate[row]` (without a gate, `+= values[a]`) for the rows between edges a and a + 1.
+///
+/// # Panics
+/// Where the shapes disagree, or the edges do not ascend.
+pub fn add_segments(
+    isa: Isa,
+    out: MatrixMut<'_>,
+    values: Matrix<'_>,
+    edges: &[usize],
+    gate: Option<Matrix<'_>>,
+) {
+    assert!(values.rows() + 1 == edges.len() && values.cols() == out.cols(), "a row for each segment");
+    if let Some(gate) = gate {
+        assert!(gate.rows() == out.rows() && gate.cols() == out.cols(), "shape of the gate");
+    }
+    isa.run(Add { out, values, edges, gate });
+}
+
+struct Means<'a> {
+    x: Matrix<'a>,
+    edges: &'a [usize],
+    out: MatrixMut<'a>,
+}
+
+impl Vectorized for Means<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, _: S) {
+        for (segment, edges) in self.edges.windows(2).enumerate() {
+            let out = self.out.row_mut(segment);
+            out.fill(0.0);
+            for row in edges[0]..edges[1] {
+                out.iter_mut().zip(self.x.row(row)).for_each(|(out, x)| *out += x);
+            }
+            let scale = 1.0 / (edges[1] - edges[0]) as f32;
+            out.iter_mut().for_each(|out| *out *= scale);
+        }
+    }
+}
+
+struct Convolve<'a> {
+    out: MatrixMut<'a>,
+    taps: Matrix<'a, u16>,
+    states: Matrix<'a>,
+    sources: Range<usize>,
+}
+
+impl Vectorized for Convolve<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        for target in 0..self.out.rows() {
+            let out = self.out.row_mut(target);
+            out.fill(0.0);
+            for source in self.sources.clone() {
+                let taps = self.taps.row(target * self.states.rows() + source);
+                let terms = taps.iter().zip(self.states.row(source));
+                out.iter_mut().zip(terms).for_each(|(out, (&tap, &state))| {
+                    *out = simd.scalar_mul_add(f32::from_bits(u32::from(tap) << 16), state, *out);
+                });
+            }
+        }
+    }
+}
+
+struct Add<'a> {
+    out: MatrixMut<'a>,
+    values: Matrix<'a>,
+    edges: &'a [usize],
+    gate: Option<Matrix<'a>>,
+}
+
+impl Vectorized for Add<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        for (segment, edges) in self.edges.windows(2).enumerate() {
+            let values = self.values.row(segment);
+            for row in edges[0]..edges[1] {
+                let out = self.out.row_mut(row).iter_mut().zip(values);
+                match &self.gate {
+                    Some(gate) => out.zip(gate.row(row)).for_each(|((out, &value), &gate)| {
+                        *out = simd.scalar_mul_add(value, gate, *out);
+                    }),
+                    None => out.for_each(|(out, value)| *out += value),
+                }
+            }
+        }
+    }
+}
