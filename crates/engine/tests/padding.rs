@@ -19,25 +19,22 @@ fn assert_windows_are_exact(backend: &CpuBackend, ids: &[u32], windows: &[usize]
     let encoder = backend.windows();
     let taps = Arc::new(encoder.segment_taps());
     let far_fields = windows.iter().map(|&window| Recording::new(encoder.shape(window))).collect();
-    let mut record = Record { far_fields, samples: Some(Samples::new(&taps)) };
+    let samples = windows.iter().map(|&window| Samples::new(&taps, window)).collect();
+    let mut record = Record { far_fields, samples };
     let exact = encoder.encode(ids, Window::alone(backend.max_tokens()), &mut record).unwrap();
     for pooling in Pooling::ALL {
         let text = Text { ids, pooling, padding: Padding::MaxLength };
         assert_eq!(bits(&backend.embed(&[text]).unwrap()[0]), bits(&exact[pooling as usize]));
     }
-    let samples = record.samples.unwrap();
-    for (mut recording, &rows) in record.far_fields.into_iter().zip(windows) {
+    for ((mut recording, samples), &rows) in record.far_fields.into_iter().zip(record.samples).zip(windows) {
         let encode = |window| encoder.encode(ids, window, &mut Record::default()).unwrap();
         let far_field = Some(Arc::new(FarField::mean([&recording])));
         let with = encode(Window { far_field, ..Window::alone(rows) });
-        let sketch = Sketch::new(&taps, &samples, &mut recording).map(Arc::new);
-        let sketched = sketch.map(|sketch| {
-            let far_field = Some(Arc::new(FarField::from(&recording)));
-            // Without the sketch, this far field is not the text's.
-            (Window { far_field: far_field.clone(), ..Window::alone(rows) }, Window { rows, far_field, sketch: Some(sketch) })
-        });
-        let sketched = sketched.map(|(without, with)| (encode(without), encode(with)));
-        assert_eq!(sketched.is_some(), taps.segments().inside(rows).is_some());
+        let sketch = Some(Arc::new(Sketch::new(&taps, &samples, &mut recording)));
+        let far_field = Some(Arc::new(FarField::from(&recording)));
+        let sketched = encode(Window { rows, far_field: far_field.clone(), sketch });
+        // Without the sketch, that far field is not the text's.
+        let half = encode(Window { far_field, ..Window::alone(rows) });
         let without = encode(Window::alone(rows));
         for pooling in Pooling::ALL {
             let error = |vectors: &[Vec<f32>]| distance(&vectors[pooling as usize], &exact[pooling as usize]);
@@ -47,9 +44,8 @@ fn assert_windows_are_exact(backend: &CpuBackend, ids: &[u32], windows: &[usize]
             assert!(with < 1e-7, "{what}: {with:e} off");
             // Otherwise the far field made no difference, and the above says nothing.
             assert!(without > 100.0 * with && (rows > 128 || without > 5e-5), "{what}: {without:e} without");
-            if let Some((without, with)) = sketched.as_ref().map(|(a, b)| (error(a), error(b))) {
-                assert!(with < 3e-7 && without > 30.0 * with, "{what}: {with:e} off sketched, {without:e} half");
-            }
+            let (sketched, half) = (error(&sketched), error(&half));
+            assert!(sketched < 3e-7 && half > 30.0 * sketched, "{what}: {sketched:e} sketched, {half:e} half");
         }
     }
 }
@@ -106,7 +102,7 @@ fn a_mean_is_that_of_its_recordings() {
     let encoder = backend.windows();
     let record = |ids: &[u32]| {
         let far_fields = vec![Recording::new(encoder.shape(20))];
-        let mut record = Record { far_fields, samples: None };
+        let mut record = Record { far_fields, samples: Vec::new() };
         encoder.encode(ids, Window::alone(backend.max_tokens()), &mut record).unwrap();
         record.far_fields.remove(0)
     };

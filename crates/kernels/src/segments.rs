@@ -6,30 +6,33 @@ use danaus_simd::{Isa, Simd, Vectorized};
 
 use crate::matrix::{Matrix, MatrixMut};
 
-/// Means of the rows of `x` `[tokens, C]` between each two of `edges`: `[segments, C]`.
+/// Sums of the rows of `x` `[tokens, C]` between each two of `edges`, divided by `size`: `[segments, C]`.
 ///
 /// # Panics
 /// Where the shapes disagree, or the edges do not ascend.
-pub fn segment_means(isa: Isa, x: Matrix<'_>, edges: &[usize], out: MatrixMut<'_>) {
+pub fn segment_means(isa: Isa, x: Matrix<'_>, edges: &[usize], size: usize, out: MatrixMut<'_>) {
     assert!(out.rows() + 1 == edges.len() && out.cols() == x.cols(), "a row for each segment");
-    isa.run(Means { x, edges, out });
+    isa.run(Means { x, edges, scale: 1.0 / size as f32, out });
 }
 
-/// `out[a] = sum_b taps[a * N + b] * states[b]`, channel by channel: `states` `[N, C]`, of which those in `sources` are summed;
-/// `taps` are the bits of bfloat16 values.
+/// `out[a] = sum_b taps[D + first + a - b] * states[b]`, channel by channel: `out` `[A, C]`; `states` `[B, C]`, of which
+/// those in `sources` are summed; `taps` `[2D + 1, C]`, the bits of bfloat16 values.
 ///
 /// # Panics
-/// Where the shapes disagree.
+/// Where the shapes disagree, or segments are further apart than D.
 pub fn convolve_segments(
     isa: Isa,
+    first: usize,
     out: MatrixMut<'_>,
     taps: Matrix<'_, u16>,
     states: Matrix<'_>,
     sources: Range<usize>,
 ) {
-    assert!(taps.rows() == out.rows() * states.rows() && sources.end <= states.rows(), "segments");
+    let furthest = taps.rows() / 2;
+    assert!(!taps.rows().is_multiple_of(2) && sources.end <= states.rows(), "segments");
+    assert!(sources.end <= furthest + 1 + first && first + out.rows() <= furthest + 1 + sources.start, "distances");
     assert!(taps.cols() == out.cols() && states.cols() == out.cols(), "channels");
-    isa.run(Convolve { out, taps, states, sources });
+    isa.run(Convolve { first: furthest + first, out, taps, states, sources });
 }
 
 /// `out[row] += values[a] * gate[row]` (without a gate, `+= values[a]`) for the rows between edges a and a + 1.
@@ -53,6 +56,7 @@ pub fn add_segments(
 struct Means<'a> {
     x: Matrix<'a>,
     edges: &'a [usize],
+    scale: f32,
     out: MatrixMut<'a>,
 }
 
@@ -66,13 +70,14 @@ impl Vectorized for Means<'_> {
             for row in edges[0]..edges[1] {
                 out.iter_mut().zip(self.x.row(row)).for_each(|(out, x)| *out += x);
             }
-            let scale = 1.0 / (edges[1] - edges[0]) as f32;
-            out.iter_mut().for_each(|out| *out *= scale);
+            out.iter_mut().for_each(|out| *out *= self.scale);
         }
     }
 }
 
 struct Convolve<'a> {
+    /// The row of the taps from segment 0 to the first of `out`.
+    first: usize,
     out: MatrixMut<'a>,
     taps: Matrix<'a, u16>,
     states: Matrix<'a>,
@@ -87,7 +92,7 @@ impl Vectorized for Convolve<'_> {
             let out = self.out.row_mut(target);
             out.fill(0.0);
             for source in self.sources.clone() {
-                let taps = self.taps.row(target * self.states.rows() + source);
+                let taps = self.taps.row(self.first + target - source);
                 let terms = taps.iter().zip(self.states.row(source));
                 out.iter_mut().zip(terms).for_each(|(out, (&tap, &state))| {
                     *out = simd.scalar_mul_add(f32::from_bits(u32::from(tap) << 16), state, *out);

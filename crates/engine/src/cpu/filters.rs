@@ -19,6 +19,7 @@ use danaus_simd::Isa;
 use super::team::map;
 use super::weights::CHUNK;
 use crate::BackendOptions;
+use crate::padding::SegmentTaps;
 use crate::profile::{Clock, Profile, Stage};
 
 /// The longest filters that are kept as they are multiplied with: from here on, making them is a small part of a pass.
@@ -191,12 +192,12 @@ impl FilterBank {
         FilterForm { isa: self.isa, length, compact }
     }
 
-    /// What a state of one in all positions of a segment (between two of `edges`, which end at the model's length) adds to the
-    /// convolution in a position of another, on average: `[layer, branch, to, from, H]`.
-    pub fn segment_taps(&self, compute: &Compute, edges: &[usize]) -> Vec<f32> {
-        let (count, width) = (edges.len() - 1, self.channels);
-        let length = filter_length(edges[count]);
-        let plan = FilterPlan { sources: Vec::new(), states: self.states(compute, length) };
+    /// What a state of one in all positions of a segment of `size` tokens adds to the convolution in a position of another,
+    /// on average, by how many segments that is further on: `[layer, branch, 2D + 1, H]`, for a model of `length` tokens.
+    pub fn segment_taps(&self, compute: &Compute, (size, length): (usize, usize)) -> Vec<f32> {
+        let width = self.channels;
+        let taps_length = filter_length(length);
+        let plan = FilterPlan { sources: Vec::new(), states: self.states(compute, taps_length) };
         let mut fresh = LayerStates::default();
         let mut values = Vec::new();
         for layer in 0..self.generators.len() {
@@ -206,14 +207,15 @@ impl FilterBank {
                 let chunks: Vec<_> = (0..width.div_ceil(CHUNK)).collect();
                 let chunks = map(compute, &chunks, |&chunk| {
                     let mut taps = [Buffer::default(), Buffer::default()];
-                    let channels = generator.taps(self.form(length), states.of(branch), chunk, &mut taps);
+                    let form = self.form(taps_length);
+                    let channels = generator.taps(form, states.of(branch), chunk, &mut taps);
                     let taps = taps.each_ref().map(|taps| Matrix::new(taps, channels.len()));
-                    segment_sums(taps, &generator.skip[channels], edges)
+                    segment_sums(taps, &generator.skip[channels], (size, length))
                 });
-                let mut rows: Vec<_> = chunks.iter().map(|sums| sums.iter()).collect();
-                for _ in 0..count * count {
-                    for (chunk, row) in rows.iter_mut().enumerate() {
-                        values.extend(row.by_ref().take(CHUNK.min(width - chunk * CHUNK)));
+                for distance in 0..=2 * SegmentTaps::FURTHEST {
+                    for (index, chunk) in chunks.iter().enumerate() {
+                        let channels = CHUNK.min(width - index * CHUNK);
+                        values.extend(&chunk[distance * channels..][..channels]);
                     }
                 }
             }
@@ -459,38 +461,27 @@ impl Generator {
     }
 }
 
-/// For each two segments, and n channels: the sum of the taps from all positions of the second to one of the first, on average
-/// `[N * N, n]`. `taps` are forward and reverse `[positions, n]`, `skip` `[n]`.
-fn segment_sums(taps: [Matrix<'_>; 2], skip: &[f32], edges: &[usize]) -> Vec<f32> {
-    let (count, length) = (edges.len() - 1, edges[edges.len() - 1]);
-    let mut sums = vec![0.0; count * count * skip.len()];
-    // Sums of sums of the taps for distances from -length on: of them, four corners give the sum over two segments.
-    let mut twice = vec![0.0f64; 2 * length + 1];
-    for (channel, &skip) in skip.iter().enumerate() {
-        let (mut once, mut sum) = (0.0, 0.0);
-        for (index, twice) in twice.iter_mut().enumerate().skip(1).take(2 * length - 1) {
-            let tap = match index.checked_sub(length) {
-                Some(0) => taps[0].row(0)[channel] + skip,
-                Some(distance) => taps[0].row(distance)[channel],
-                None => taps[1].row(length - index - 1)[channel],
+/// For distances of -D to D segments, and n channels: the sum of the taps from all positions of a segment to one of the segment
+/// so much further on, on average `[2D + 1, n]`. `taps` are forward and reverse `[positions, n]`, `skip` `[n]`.
+fn segment_sums(taps: [Matrix<'_>; 2], skip: &[f32], (size, length): (usize, usize)) -> Vec<f32> {
+    let (furthest, size, length) = (SegmentTaps::FURTHEST as isize, size as isize, length as isize);
+    let mut sums = Vec::new();
+    for segments in -furthest..=furthest {
+        let mut sum = vec![0.0f64; skip.len()];
+        // So many pairs of positions are that far apart.
+        for offset in 1 - size..size {
+            let (distance, pairs) = (segments * size + offset, (size - offset.abs()) as f64);
+            let row = match distance {
+                0.. if distance < length => taps[0].row(distance as usize),
+                ..0 if -distance < length => taps[1].row((-distance - 1) as usize),
+                _ => continue,
             };
-            once += f64::from(tap);
-            sum += once;
-            *twice = sum;
-        }
-        // Of all distances up to `to - 1 - from`.
-        let up_to = |to: usize, from: usize| match (to + length).checked_sub(1 + from) {
-            Some(index) => twice[index],
-            None => 0.0,
-        };
-        for (to, ends) in edges.windows(2).enumerate() {
-            for (from, starts) in edges.windows(2).enumerate() {
-                let sum = up_to(ends[1], starts[0]) - up_to(ends[0], starts[0]) - up_to(ends[1], starts[1])
-                    + up_to(ends[0], starts[1]);
-                let mean = sum / (ends[1] - ends[0]) as f64;
-                sums[(to * count + from) * taps[0].cols() + channel] = mean as f32;
+            sum.iter_mut().zip(row).for_each(|(sum, &tap)| *sum += pairs * f64::from(tap));
+            if distance == 0 {
+                sum.iter_mut().zip(skip).for_each(|(sum, &skip)| *sum += pairs * f64::from(skip));
             }
         }
+        sums.extend(sum.iter().map(|sum| (sum / size as f64) as f32));
     }
     sums
 }

@@ -111,7 +111,7 @@ impl Pass {
             let start = pass.ids.len();
             sketched.rows = start..start + sketched.sketch.rows();
             pass.ids.resize(sketched.rows.end, pad);
-            pass.positions.extend(sketched.sketch.positions());
+            pass.positions.extend(sketched.sketch.segments().samples());
         }
         pass
     }
@@ -291,9 +291,10 @@ impl WindowEncoder for CpuBackend {
     }
 
     fn segment_taps(&self) -> SegmentTaps {
-        let segments = Segments::new(self.max_tokens());
-        let values = self.compute.enter(|| self.filters.segment_taps(&self.compute, segments.edges()));
-        SegmentTaps::new(segments, self.config.hidden_size, &values)
+        let max_tokens = self.max_tokens();
+        let size = Segments::new(0, max_tokens).size();
+        let values = self.compute.enter(|| self.filters.segment_taps(&self.compute, (size, max_tokens)));
+        SegmentTaps::new(max_tokens, self.config.hidden_size, &values)
     }
 
     fn encode(&self, ids: &[u32], window: Window, record: &mut Record) -> Result<Vec<Vec<f32>>, EngineError> {

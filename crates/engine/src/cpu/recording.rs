@@ -12,12 +12,12 @@ use crate::padding::{Record, Recording, Sampled, Segments};
 pub(super) struct ChunkRecord<'a> {
     /// Of each far field, by branch `[m, n]`.
     far_fields: Vec<[MatrixMut<'a>; 2]>,
-    samples: Option<ChunkSamples<'a>>,
+    samples: Vec<ChunkSamples<'a>>,
 }
 
 /// A chunk's columns of a layer's samples.
 struct ChunkSamples<'a> {
-    segments: &'a Segments,
+    segments: Segments,
     /// By place, `[N, n]`.
     places: Vec<MatrixMut<'a>>,
 }
@@ -25,7 +25,7 @@ struct ChunkSamples<'a> {
 /// The chunks of a layer's record, in order.
 pub(super) struct ChunkRecords<'a> {
     far_fields: Vec<[std::vec::IntoIter<MatrixMut<'a>>; 2]>,
-    samples: Option<(&'a Segments, Vec<std::vec::IntoIter<MatrixMut<'a>>>)>,
+    samples: Vec<(Segments, Vec<std::vec::IntoIter<MatrixMut<'a>>>)>,
 }
 
 impl<'a> ChunkRecords<'a> {
@@ -34,11 +34,10 @@ impl<'a> ChunkRecords<'a> {
         let split = |values| MatrixMut::new(values, width).split_columns(CHUNK).into_iter();
         let far_fields = record.far_fields.iter_mut();
         let far_fields = far_fields.map(|recording| Recording::layer_mut(recording, layer).map(split));
-        let samples = record.samples.as_mut().map(|samples| {
-            let (segments, places) = samples.layer_mut(layer);
-            (segments, places.map(split).collect())
+        let samples = record.samples.iter_mut().map(|samples| {
+            (samples.segments(), samples.layer_mut(layer).map(split).collect())
         });
-        Self { far_fields: far_fields.collect(), samples }
+        Self { far_fields: far_fields.collect(), samples: samples.collect() }
     }
 
     /// The next chunk's.
@@ -46,30 +45,29 @@ impl<'a> ChunkRecords<'a> {
         let far_fields = self.far_fields.iter_mut().filter_map(|[mixer, residual]| {
             Some([mixer.next()?, residual.next()?])
         });
-        let samples = self.samples.as_mut().map(|(segments, places)| ChunkSamples {
-            segments,
+        let samples = self.samples.iter_mut().map(|(segments, places)| ChunkSamples {
+            segments: *segments,
             places: places.iter_mut().filter_map(Iterator::next).collect(),
         });
-        ChunkRecord { far_fields: far_fields.collect(), samples }
+        ChunkRecord { far_fields: far_fields.collect(), samples: samples.collect() }
     }
 }
 
 impl ChunkRecord<'_> {
     pub fn is_empty(&self) -> bool {
-        self.far_fields.is_empty() && self.samples.is_none()
+        self.far_fields.is_empty() && self.samples.is_empty()
     }
 
     /// Records how far the short convolution of each sample departs from a steady one. `projected` `[tokens, 3n]` is its input.
     pub fn departures(&mut self, projected: Matrix<'_>, filter: &ShortFilter) {
-        let Some(ChunkSamples { segments, places }) = &mut self.samples else { return };
         let mut departures = vec![0.0; projected.cols()];
-        for segment in 0..segments.count() {
-            // The first segment's two first positions have no two before them; no sketch begins there.
-            let Some(start) = segments.sample(segment).checked_sub(2) else { continue };
-            let [before, previous, current] = [0, 1, 2].map(|offset| projected.row(start + offset));
-            filter.departure(before, previous, current, &mut departures);
-            for (part, departures) in departures.chunks_exact(projected.cols() / 3).enumerate() {
-                places[Sampled::Departures.place(part)].row_mut(segment).copy_from_slice(departures);
+        for ChunkSamples { segments, places } in &mut self.samples {
+            for (segment, sample) in (segments.inside()..).zip(segments.samples()) {
+                let [before, previous, current] = [2, 1, 0].map(|back| projected.row(sample.saturating_sub(back)));
+                filter.departure(before, previous, current, &mut departures);
+                for (part, departures) in departures.chunks_exact(projected.cols() / 3).enumerate() {
+                    places[Sampled::Departures.place(part)].row_mut(segment).copy_from_slice(departures);
+                }
             }
         }
     }
@@ -111,16 +109,17 @@ impl Mixing<'_> {
                 far_field.row_mut(row).iter_mut().zip(values).for_each(|(out, value)| *out = value);
             }
         }
-        if let Some(ChunkSamples { segments, places }) = &mut record.samples {
-            for segment in 0..segments.count() {
-                let sample = segments.sample(segment);
-                for (sampled, values) in [(Sampled::States, x), (Sampled::Results, whole)] {
-                    let place = sampled.place(branch as usize);
-                    places[place].row_mut(segment).copy_from_slice(values.row(sample));
-                }
+        for ChunkSamples { segments, places } in &mut record.samples {
+            let (inside, size, edges) = (segments.inside(), segments.size(), segments.edges());
+            let states = &mut places[Sampled::States.place(branch as usize)];
+            segment_means(isa, x, &edges[..=inside], size, states.reborrow().slice(0..inside));
+            for (segment, sample) in (inside..).zip(segments.samples()) {
+                states.row_mut(segment).copy_from_slice(x.row(sample));
             }
-            let means = places[Sampled::Means.place(branch as usize)].reborrow();
-            segment_means(isa, x, segments.edges(), means);
+            let results = &mut places[Sampled::Results.place(branch as usize)];
+            for (segment, sample) in (inside..).zip(segments.samples()) {
+                results.row_mut(segment).copy_from_slice(whole.row(sample));
+            }
         }
     }
 }

@@ -54,19 +54,19 @@ impl Mixing<'_> {
         let isa = self.backend.compute.isa();
         let (start, width) = (weights.channels.start, weights.channels.len());
         let columns = |bits| Matrix::new(bits, self.input.cols()).columns(start, width);
-        let (inside, segments) = (sketch.inside(), sketch.taps().segments());
-        let (count, edges) = (segments.count(), &segments.edges()[..=inside]);
+        let segments = sketch.segments();
+        let (inside, count) = (segments.inside(), segments.count());
+        let edges = &segments.edges()[..=inside];
         let window = self.pass.texts.range(*text);
         let mut states = vec![0.0; count * width];
         let (means, samples) = states.split_at_mut(inside * width);
-        segment_means(isa, x.slice(window.clone()), edges, MatrixMut::new(means, width));
+        segment_means(isa, x.slice(window.clone()), edges, segments.size(), MatrixMut::new(means, width));
         MatrixMut::new(samples, width).copy_from(x.slice(rows.clone()));
         let states = Matrix::new(&states, width);
         let taps = columns(sketch.taps().branch(self.layer, branch as usize));
         let convolve = |targets: std::ops::Range<usize>, sources| {
             let mut sums = vec![0.0; targets.len() * width];
-            let taps = taps.slice(targets.start * count..targets.end * count);
-            convolve_segments(isa, MatrixMut::new(&mut sums, width), taps, states, sources);
+            convolve_segments(isa, targets.start, MatrixMut::new(&mut sums, width), taps, states, sources);
             sums
         };
         let sums = convolve(0..inside, inside..count);

@@ -56,8 +56,8 @@ impl Window {
 pub struct Record {
     /// Each is filled with the far field of its own, smaller window, as the pass's text saw it.
     pub far_fields: Vec<Recording>,
-    /// Of the segments, where the pass is of the model's full length.
-    pub samples: Option<Samples>,
+    /// Each is filled with those of its own window, where the pass is of the model's full length.
+    pub samples: Vec<Samples>,
 }
 
 /// What preparing fast padding asks of a device.

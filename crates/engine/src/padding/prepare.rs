@@ -8,9 +8,15 @@ use super::{
 };
 use crate::{Backend, EngineError, Pooling};
 
-/// About the longest texts that far fields are made for: beyond, the exact pass is at most some dozen times as dear as the text
+/// The longest texts that far fields are made for: beyond, the exact pass is at most some dozen times as dear as the text
 /// itself, and far fields are large.
 const LONGEST: usize = 1024;
+
+/// The longest texts of the first range: of fewer rows, each costs next to nothing.
+const SHORTEST: usize = 8;
+
+/// The quotient of the longest texts of a range and of the one before it.
+const RATIO: f64 = 1.25;
 
 /// The largest window that is tried: far fields of larger ones would fill the budget alone.
 const LARGEST_WINDOW: usize = 4096;
@@ -57,7 +63,7 @@ pub fn prepare(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<FarFields, EngineError> {
     let taps = Arc::new(backend.windows().segment_taps());
-    let ranges = ranges(&taps, backend.max_tokens());
+    let ranges = ranges(backend.max_tokens());
     let total = PROBES * ranges.len();
     let mut preparation =
         Preparation { backend, probes, bound, taps, progress, done: 0, total, bytes: 0, bins: Vec::new() };
@@ -91,12 +97,15 @@ struct Range {
     longest: usize,
 }
 
-/// The ranges of lengths whose window is their longest text: each ends where a segment does.
-fn ranges(taps: &SegmentTaps, max_tokens: usize) -> Vec<Range> {
-    let longest = (LONGEST + LONGEST / 16).min(max_tokens / 2);
-    let ends = taps.segments().edges().iter().skip(1).take_while(|&&end| end <= longest);
+/// The ranges of lengths whose window is their longest text.
+fn ranges(max_tokens: usize) -> Vec<Range> {
+    let ends = std::iter::successors(Some(LONGEST as f64), |end| Some(end / RATIO));
+    let ends = ends.map(|end| end.round() as usize).take_while(|&end| end > SHORTEST);
+    let mut ends: Vec<_> = ends.chain([SHORTEST]).filter(|&end| end <= max_tokens / 2).collect();
+    ends.reverse();
     let mut below = 1;
-    ends.map(|&longest| Range { shortest: std::mem::replace(&mut below, longest) + 1, longest }).collect()
+    let range = |longest| Range { shortest: std::mem::replace(&mut below, longest) + 1, longest };
+    ends.into_iter().map(range).collect()
 }
 
 /// A probe text: what the exact pass gave.
@@ -105,7 +114,7 @@ struct Probe {
     equal: f64,
     exact: Vec<Vec<f32>>,
     far_fields: Vec<Recording>,
-    samples: Samples,
+    samples: Vec<Samples>,
 }
 
 /// What a window does to each of the probes: their shares of equal pairs, and errors by pooling.
@@ -137,13 +146,12 @@ impl Preparation<'_> {
         let encoder = self.backend.windows();
         let shapes = windows.iter().map(|&window| encoder.shape(window));
         let far_fields: Vec<_> = shapes.map(Recording::new).collect();
-        let samples = Samples::new(&self.taps);
-        let mut record = Record { far_fields, samples: Some(samples) };
+        let samples = windows.iter().map(|&window| Samples::new(&self.taps, window)).collect();
+        let mut record = Record { far_fields, samples };
         let exact = encoder.encode(&ids, Window::alone(self.backend.max_tokens()), &mut record)?;
         self.done += 1;
         (self.progress)(Progress { done: self.done, total: self.total.max(self.done) });
         let Record { far_fields, samples } = record;
-        let samples = samples.expect("what was asked for");
         Ok(Probe { equal: equal_pairs(&ids), ids, exact, far_fields, samples })
     }
 
@@ -151,10 +159,10 @@ impl Preparation<'_> {
     fn fields(&self, probes: &[&Probe], window: usize, sketched: bool) -> Fields {
         let mut far = Recording::mean(probes.iter().map(|probe| &probe.far_fields[window]));
         let sketch = sketched.then(|| {
-            let samples = Samples::mean(probes.iter().map(|probe| &probe.samples));
-            Sketch::new(&self.taps, &samples, &mut far).map(Arc::new)
+            let samples = Samples::mean(probes.iter().map(|probe| &probe.samples[window]));
+            Arc::new(Sketch::new(&self.taps, &samples, &mut far))
         });
-        Fields { far_field: Arc::new(FarField::from(&far)), sketch: sketch.flatten() }
+        Fields { far_field: Arc::new(FarField::from(&far)), sketch }
     }
 
     /// The errors of probes in the window of that index, each with the fields of the others.
@@ -249,13 +257,8 @@ impl Preparation<'_> {
         let most = LARGEST_WINDOW.min(self.backend.max_tokens() / 2);
         let mut before = f64::INFINITY;
         for factors in FACTORS {
-            let wanted = factors.map(|factor| (factor * range.longest as f64) as usize);
-            let edges = self.taps.segments().edges().iter().copied();
-            let windows: Vec<_> = edges
-                .filter(|&edge| edge > range.longest && edge <= most)
-                // The first one that is about as large as wanted.
-                .filter(|&edge| wanted.iter().any(|&wanted| edge * 9 >= wanted * 8 && edge * 9 < wanted * 10))
-                .collect();
+            let windows = factors.map(|factor| (factor * range.longest as f64) as usize);
+            let windows: Vec<_> = windows.into_iter().filter(|&window| window <= most).collect();
             if poolings.is_empty() || windows.is_empty() {
                 break;
             }

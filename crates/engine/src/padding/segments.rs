@@ -1,4 +1,4 @@
-//! The model's length in segments that grow with their distance from the text, and what one segment does to another.
+//! Segments of the sequence, and what one does to another.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,93 +7,109 @@ use danaus_simd::MappedFile;
 
 use super::values::Values;
 
-/// Positions of the first segment.
-const FIRST: usize = 8;
+/// Segments of the model's whole length. Filters are functions of the position as a share of it, and about as smooth.
+const WHOLE: usize = 256;
 
-/// The quotient of the ends of a segment and of the one before it.
-const GROWTH: f64 = 1.25;
+/// Segments behind a window that a sketch computes: further away, filters have decayed.
+const BEHIND: usize = 96;
 
-/// A division of the positions 0 to L, the model's length, into N segments: a function of L alone. Windows end where segments do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The sequence in segments of equal size, the 256th part of the model's length, from a window's end in both directions: those
+/// inside the window, of which the first one may reach over the sequence's beginning, and some behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segments {
-    edges: Vec<usize>,
+    size: usize,
+    window: usize,
+    behind: usize,
 }
 
 impl Segments {
-    /// The division of `max_tokens` positions.
-    pub fn new(max_tokens: usize) -> Self {
-        let ends = std::iter::successors(Some(FIRST as f64), |end| Some(end * GROWTH));
-        let mut edges: Vec<_> = std::iter::once(0)
-            // A rest that is shorter than the last segment belongs to it.
-            .chain(ends.map(|end| end.round() as usize).take_while(|&end| 10 * end < 9 * max_tokens))
-            .collect();
-        edges.push(max_tokens);
-        Self { edges }
+    /// The division for a window of a model of `max_tokens` positions.
+    ///
+    /// # Panics
+    /// Where the window is larger than that.
+    pub fn new(window: usize, max_tokens: usize) -> Self {
+        let size = max_tokens.div_ceil(WHOLE);
+        Self { size, window, behind: BEHIND.min((max_tokens - window) / size) }
     }
 
-    /// Where segments begin and end: N + 1 positions, 0 to L.
-    pub fn edges(&self) -> &[usize] {
-        &self.edges
+    /// Positions of a segment.
+    pub fn size(&self) -> usize {
+        self.size
     }
 
-    /// N.
+    /// Segments inside the window.
+    pub fn inside(&self) -> usize {
+        self.window.div_ceil(self.size)
+    }
+
+    /// Segments behind the window.
+    pub fn behind(&self) -> usize {
+        self.behind
+    }
+
+    /// All segments.
     pub fn count(&self) -> usize {
-        self.edges.len() - 1
+        self.inside() + self.behind
     }
 
-    /// The position that stands for segment `index`.
-    pub fn sample(&self, index: usize) -> usize {
-        (self.edges[index] + self.edges[index + 1]) / 2
+    /// Where segments begin and end, of those inside the window or all.
+    pub fn edges(&self) -> Vec<usize> {
+        let beyond = self.inside() * self.size;
+        (0..=self.count()).map(|index| (self.window + index * self.size).saturating_sub(beyond)).collect()
     }
 
-    /// How many segments are inside a window; `None` where it ends within one.
-    pub fn inside(&self, window: usize) -> Option<usize> {
-        self.edges.binary_search(&window).ok()
+    /// Positions that stand for the segments behind the window: their middles.
+    pub fn samples(&self) -> impl ExactSizeIterator<Item = usize> + use<> {
+        let first = self.window + self.size / 2;
+        let size = self.size;
+        (0..self.behind).map(move |index| first + index * size)
     }
 }
 
-/// What a state of one in all positions of a segment adds to a long convolution in a position of another, on average, in bfloat16:
-/// `[layer, branch, to, from, H]`.
+/// What a state of one in all positions of a segment adds to a long convolution in a position of another, on average, by how many
+/// segments that is further on, in bfloat16: `[layer, branch, 2D + 1, H]` for distances of -D to D.
 #[derive(Debug, Clone)]
 pub struct SegmentTaps {
-    segments: Segments,
+    max_tokens: usize,
     layers: usize,
     width: usize,
     values: Values,
 }
 
 impl SegmentTaps {
-    /// Those of a model with that many channels.
+    /// D.
+    pub const FURTHEST: usize = WHOLE - 1;
+
+    /// Those of a model of `max_tokens` positions and H channels.
     ///
     /// # Panics
     /// Where there are not as many values as whole layers need.
-    pub fn new(segments: Segments, width: usize, values: &[f32]) -> Self {
-        let layer = Self::len(&segments, 1, width);
+    pub fn new(max_tokens: usize, width: usize, values: &[f32]) -> Self {
+        let layer = Self::len(1, width);
         assert!(values.len().is_multiple_of(layer), "{} values, {layer} a layer", values.len());
-        Self { segments, layers: values.len() / layer, width, values: Values::rounded(values) }
+        Self { max_tokens, layers: values.len() / layer, width, values: Values::rounded(values) }
     }
 
     pub(super) fn mapped(
-        (segments, layers, width): (Segments, usize, usize),
+        (max_tokens, layers, width): (usize, usize, usize),
         file: &Arc<MappedFile>,
         bytes: Range<usize>,
     ) -> Option<Self> {
-        let values = Values::mapped(Self::len(&segments, layers, width), file, bytes)?;
-        Some(Self { segments, layers, width, values })
+        Some(Self { max_tokens, layers, width, values: Values::mapped(Self::len(layers, width), file, bytes)? })
     }
 
-    fn len(segments: &Segments, layers: usize, width: usize) -> usize {
-        2 * layers * segments.count().pow(2) * width
+    fn len(layers: usize, width: usize) -> usize {
+        2 * layers * (2 * Self::FURTHEST + 1) * width
     }
 
-    /// The segments.
-    pub fn segments(&self) -> &Segments {
-        &self.segments
+    /// The segments around a window.
+    pub fn segments(&self, window: usize) -> Segments {
+        Segments::new(window, self.max_tokens)
     }
 
-    /// Layers and channels.
-    pub(super) fn sizes(&self) -> (usize, usize) {
-        (self.layers, self.width)
+    /// The tensor's shape.
+    pub(super) fn shape(&self) -> [usize; 4] {
+        [self.layers, 2, 2 * Self::FURTHEST + 1, self.width]
     }
 
     /// The bits of all values.
@@ -101,11 +117,10 @@ impl SegmentTaps {
         self.values.bits()
     }
 
-    /// The bits of a branch's values `[N * N, H]`, those that lead to one segment together.
+    /// The bits of a branch's values `[2D + 1, H]`.
     pub(crate) fn branch(&self, layer: usize, branch: usize) -> &[u16] {
-        let len = self.segments.count().pow(2) * self.width;
-        let start = (2 * layer + branch) * len;
-        &self.values()[start..start + len]
+        let len = (2 * Self::FURTHEST + 1) * self.width;
+        &self.values()[(2 * layer + branch) * len..][..len]
     }
 }
 
@@ -114,18 +129,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_cover_every_position_once_and_have_their_samples() {
-        for max_tokens in [1, 5, 8, 9, 10, 100, 300, 2048, 8192, 32768] {
-            let segments = Segments::new(max_tokens);
-            let edges = segments.edges();
-            assert_eq!((edges[0], edges[segments.count()]), (0, max_tokens));
-            assert!(edges.is_sorted_by(|a, b| a < b), "{edges:?}");
-            for index in 0..segments.count() {
-                assert!((edges[index]..edges[index + 1]).contains(&segments.sample(index)));
-                assert_eq!(segments.inside(edges[index]), Some(index));
+    fn segments_join_and_have_their_samples() {
+        for max_tokens in [1, 5, 100, 300, 2048, 8192, 32768] {
+            for window in [1, 2, 3, 100, 128, 150, 1000, 16384].into_iter().filter(|&window| window <= max_tokens) {
+                let segments = Segments::new(window, max_tokens);
+                let (edges, size) = (segments.edges(), segments.size());
+                assert_eq!((edges.len(), edges[0], edges[segments.inside()]), (segments.count() + 1, 0, window));
+                assert!(edges.is_sorted_by(|a, b| a < b) && edges[segments.count()] <= max_tokens, "{edges:?}");
+                assert!(edges.windows(2).skip(1).all(|edges| edges[1] - edges[0] == size), "{edges:?}");
+                for (sample, edges) in segments.samples().zip(edges.windows(2).skip(segments.inside())) {
+                    assert!((edges[0]..edges[1]).contains(&sample), "{sample} {edges:?}");
+                }
+                assert!(segments.count() <= SegmentTaps::FURTHEST + 1);
             }
         }
-        assert_eq!(Segments::new(32768).count(), 38);
-        assert_eq!(Segments::new(32768).inside(9), None);
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::plan::Fields;
-use super::{Bin, FarField, FarFields, SegmentTaps, Segments, Shape, Sketch};
+use super::{Bin, FarField, FarFields, SegmentTaps, Shape, Sketch};
 
 /// Changes when files of before would be misread, or far fields are measured in another way.
 const VERSION: u32 = 3;
@@ -181,9 +181,7 @@ impl Store {
 fn tensors(far_fields: &FarFields) -> Vec<Tensor<'_>> {
     let mut tensors = Vec::new();
     if let Some(taps) = far_fields.segment_taps() {
-        let ((layers, width), count) = (taps.sizes(), taps.segments().count());
-        let shape = vec![layers, 2, count, count, width];
-        tensors.push(Tensor { name: TAPS.to_owned(), shape, bits: taps.values() });
+        tensors.push(Tensor { name: TAPS.to_owned(), shape: taps.shape().to_vec(), bits: taps.values() });
     }
     for (index, (_, fields)) in far_fields.fields().enumerate() {
         let Shape { window, layers, width } = fields.far_field.shape();
@@ -225,7 +223,7 @@ impl Tensors<'_> {
 
     fn taps(&self) -> Result<Arc<SegmentTaps>, String> {
         let Header { max_tokens, layers, width, .. } = *self.header;
-        let sizes = (Segments::new(max_tokens), layers, width);
+        let sizes = (max_tokens, layers, width);
         Ok(Arc::new(self.read(TAPS, |bytes| SegmentTaps::mapped(sizes, self.file, bytes))?))
     }
 

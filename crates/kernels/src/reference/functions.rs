@@ -1,5 +1,7 @@
 //! See the parent module.
 
+use std::ops::Range;
+
 /// The error function by its Taylor series, for `|x| <= 3`; 1 minus [`erfc_tail`] beyond.
 fn erf(x: f64) -> f64 {
     if x.abs() > 3.0 {
@@ -81,26 +83,30 @@ pub fn add_far_field(out: &[f64], far: &[f64], gate: Option<&[f64]>) -> Vec<f64>
     out.iter().zip(far).enumerate().map(|(index, (out, far))| out + far * gate(index)).collect()
 }
 
-/// Means of the rows of x `[tokens, C]` between each two edges: `[segments, C]`.
-pub fn segment_means(x: &[f64], edges: &[usize], channels: usize) -> Vec<f64> {
+/// Sums of the rows of x `[tokens, C]` between each two edges, divided by `size`: `[segments, C]`.
+pub fn segment_means(x: &[f64], edges: &[usize], size: usize, channels: usize) -> Vec<f64> {
     let mean = |edges: &[usize], channel: usize| {
         let sum: f64 = (edges[0]..edges[1]).map(|row| x[row * channels + channel]).sum();
-        sum / (edges[1] - edges[0]) as f64
+        sum / size as f64
     };
     edges.windows(2).flat_map(|edges| (0..channels).map(move |channel| mean(edges, channel))).collect()
 }
 
-/// `out[a] = sum_b taps[a * N + b] * states[b]` over the sources b: taps `[A * N, C]`, states `[N, C]`.
-pub fn convolve_segments(taps: &[f64], states: &[f64], sources: std::ops::Range<usize>, channels: usize) -> Vec<f64> {
-    let segments = states.len() / channels;
-    let targets = taps.len() / states.len();
-    let value = |target: usize, channel: usize| {
-        let term = |source: usize| {
-            taps[(target * segments + source) * channels + channel] * states[source * channels + channel]
-        };
-        sources.clone().map(term).sum()
+/// `out[a] = sum_b taps[D + first + a - b] * states[b]` over the sources b, for `targets` segments a: taps `[2D + 1, C]`,
+/// states `[B, C]`.
+pub fn convolve_segments(
+    (first, targets): (usize, usize),
+    taps: &[f64],
+    states: &[f64],
+    sources: Range<usize>,
+    channels: usize,
+) -> Vec<f64> {
+    let furthest = taps.len() / channels / 2;
+    let value = |target: usize, channel: usize| -> f64 {
+        let tap = |source: usize| taps[(furthest + first + target - source) * channels + channel];
+        sources.clone().map(|source| tap(source) * states[source * channels + channel]).sum()
     };
-    (0..targets).flat_map(|target| (0..channels).map(move |channel| (target, channel))).map(|(target, channel)| value(target, channel)).collect()
+    (0..targets * channels).map(|index| value(index / channels, index % channels)).collect()
 }
 
 /// LayerNorm of each row of x `[rows, C]`.
