@@ -35,6 +35,6 @@ pub use layer_norm::layer_norm;
 pub use long_conv::{ConvEpilogue, ConvScratch, FilterForm, LongFilter, filter_length};
 pub use matrix::{Matrix, MatrixMut};
 pub use peaks::{Caches, Peaks, Rates, measure as measure_peaks};
-pub use segments::{add_segments, convolve_segments, segment_means};
+pub use segments::{SegmentRows, add_segments, convolve_segments, segment_means};
 pub use short_conv::{ShortFilter, short_conv, short_conv_gate, steady_conv_gate};
 pub use texts::Texts;

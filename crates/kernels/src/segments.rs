@@ -1,7 +1,5 @@
 //! Long convolutions of a sequence that is known by segments: a state stands for all positions of its segment.
 
-use std::ops::Range;
-
 use danaus_simd::{Isa, Simd, Vectorized};
 
 use crate::matrix::{Matrix, MatrixMut};
@@ -15,24 +13,43 @@ pub fn segment_means(isa: Isa, x: Matrix<'_>, edges: &[usize], size: usize, out:
     isa.run(Means { x, edges, scale: 1.0 / size as f32, out });
 }
 
-/// `out[a] = sum_b taps[D + first + a - b] * states[b]`, channel by channel: `out` `[A, C]`; `states` `[B, C]`, of which
-/// those in `sources` are summed; `taps` `[2D + 1, C]`, the bits of bfloat16 values.
+/// `out[a] += sum_b taps[rows(a, b)] * states[b]`, channel by channel: `out` `[A, C]`, `states` `[B, C]`; `taps` are the bits
+/// of bfloat16 values.
 ///
 /// # Panics
-/// Where the shapes disagree, or segments are further apart than D.
+/// Where the channels disagree, or there are no such taps.
 pub fn convolve_segments(
     isa: Isa,
-    first: usize,
     out: MatrixMut<'_>,
     taps: Matrix<'_, u16>,
     states: Matrix<'_>,
-    sources: Range<usize>,
+    rows: SegmentRows,
 ) {
-    let furthest = taps.rows() / 2;
-    assert!(!taps.rows().is_multiple_of(2) && sources.end <= states.rows(), "segments");
-    assert!(sources.end <= furthest + 1 + first && first + out.rows() <= furthest + 1 + sources.start, "distances");
     assert!(taps.cols() == out.cols() && states.cols() == out.cols(), "channels");
-    isa.run(Convolve { first: furthest + first, out, taps, states, sources });
+    isa.run(Convolve { out, taps, states, rows });
+}
+
+/// Which taps lead from a segment to another: row `first + to * a + from * b` from segment b to segment a.
+#[derive(Debug, Clone, Copy)]
+pub struct SegmentRows {
+    /// From segment 0 to segment 0.
+    pub first: usize,
+    /// By how much more for the next segment that is led to.
+    pub to: isize,
+    /// By how much more for the next segment that is led from.
+    pub from: isize,
+}
+
+impl SegmentRows {
+    /// The row that leads from segment `from` to segment `to`.
+    ///
+    /// # Panics
+    /// Where that is none.
+    #[inline(always)]
+    pub fn row(self, to: usize, from: usize) -> usize {
+        let row = self.first as isize + self.to * to as isize + self.from * from as isize;
+        usize::try_from(row).expect("a row of the taps")
+    }
 }
 
 /// `out[row] += values[a] * gate[row]` (without a gate, `+= values[a]`) for the rows between edges a and a + 1.
@@ -76,12 +93,10 @@ impl Vectorized for Means<'_> {
 }
 
 struct Convolve<'a> {
-    /// The row of the taps from segment 0 to the first of `out`.
-    first: usize,
     out: MatrixMut<'a>,
     taps: Matrix<'a, u16>,
     states: Matrix<'a>,
-    sources: Range<usize>,
+    rows: SegmentRows,
 }
 
 impl Vectorized for Convolve<'_> {
@@ -90,9 +105,8 @@ impl Vectorized for Convolve<'_> {
     fn run<S: Simd>(mut self, simd: S) {
         for target in 0..self.out.rows() {
             let out = self.out.row_mut(target);
-            out.fill(0.0);
-            for source in self.sources.clone() {
-                let taps = self.taps.row(self.first + target - source);
+            for source in 0..self.states.rows() {
+                let taps = self.taps.row(self.rows.row(target, source));
                 let terms = taps.iter().zip(self.states.row(source));
                 out.iter_mut().zip(terms).for_each(|(out, (&tap, &state))| {
                     *out = simd.scalar_mul_add(f32::from_bits(u32::from(tap) << 16), state, *out);

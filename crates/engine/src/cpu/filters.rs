@@ -19,7 +19,7 @@ use danaus_simd::Isa;
 use super::team::map;
 use super::weights::CHUNK;
 use crate::BackendOptions;
-use crate::padding::SegmentTaps;
+use crate::padding::{SegmentTaps, Span};
 use crate::profile::{Clock, Profile, Stage};
 
 /// The longest filters that are kept as they are multiplied with: from here on, making them is a small part of a pass.
@@ -192,9 +192,8 @@ impl FilterBank {
         FilterForm { isa: self.isa, length, compact }
     }
 
-    /// What a state of one in all positions of a segment of `size` tokens adds to the convolution in a position of another,
-    /// on average, by how many segments that is further on: `[layer, branch, 2D + 1, H]`, for a model of `length` tokens.
-    pub fn segment_taps(&self, compute: &Compute, (size, length): (usize, usize)) -> Vec<f32> {
+    /// The values of [`SegmentTaps`], `[layer, branch, rows, H]`, of a model of `length` tokens.
+    pub fn segment_taps(&self, compute: &Compute, length: usize) -> Vec<f32> {
         let width = self.channels;
         let taps_length = filter_length(length);
         let plan = FilterPlan { sources: Vec::new(), states: self.states(compute, taps_length) };
@@ -210,12 +209,12 @@ impl FilterBank {
                     let form = self.form(taps_length);
                     let channels = generator.taps(form, states.of(branch), chunk, &mut taps);
                     let taps = taps.each_ref().map(|taps| Matrix::new(taps, channels.len()));
-                    segment_sums(taps, &generator.skip[channels], (size, length))
+                    segment_sums(taps, &generator.skip[channels], length)
                 });
-                for distance in 0..=2 * SegmentTaps::FURTHEST {
+                for row in 0..SegmentTaps::spans(length).count() {
                     for (index, chunk) in chunks.iter().enumerate() {
                         let channels = CHUNK.min(width - index * CHUNK);
-                        values.extend(&chunk[distance * channels..][..channels]);
+                        values.extend(&chunk[row * channels..][..channels]);
                     }
                 }
             }
@@ -461,27 +460,27 @@ impl Generator {
     }
 }
 
-/// For distances of -D to D segments, and n channels: the sum of the taps from all positions of a segment to one of the segment
-/// so much further on, on average `[2D + 1, n]`. `taps` are forward and reverse `[positions, n]`, `skip` `[n]`.
-fn segment_sums(taps: [Matrix<'_>; 2], skip: &[f32], (size, length): (usize, usize)) -> Vec<f32> {
-    let (furthest, size, length) = (SegmentTaps::FURTHEST as isize, size as isize, length as isize);
+/// For each of [`SegmentTaps::spans`], and n channels: the sum of the taps from all its positions to one of those it leads to, on
+/// average `[rows, n]`. `taps` are forward and reverse `[positions, n]`, `skip` `[n]`; the model has `length` positions.
+fn segment_sums(taps: [Matrix<'_>; 2], skip: &[f32], length: usize) -> Vec<f32> {
     let mut sums = Vec::new();
-    for segments in -furthest..=furthest {
+    for Span { distance, to, from } in SegmentTaps::spans(length) {
+        let (to, from) = (to as isize, from as isize);
         let mut sum = vec![0.0f64; skip.len()];
-        // So many pairs of positions are that far apart.
-        for offset in 1 - size..size {
-            let (distance, pairs) = (segments * size + offset, (size - offset.abs()) as f64);
-            let row = match distance {
-                0.. if distance < length => taps[0].row(distance as usize),
-                ..0 if -distance < length => taps[1].row((-distance - 1) as usize),
+        for offset in 1 - from..to {
+            // So many pairs of positions are that far apart.
+            let pairs = (to.min(from) as f64).min((to - offset) as f64).min((from + offset) as f64);
+            let row = match distance + offset {
+                ahead @ 0.. if (ahead as usize) < length => taps[0].row(ahead as usize),
+                behind @ ..0 if behind.unsigned_abs() < length => taps[1].row(behind.unsigned_abs() - 1),
                 _ => continue,
             };
             sum.iter_mut().zip(row).for_each(|(sum, &tap)| *sum += pairs * f64::from(tap));
-            if distance == 0 {
+            if distance + offset == 0 {
                 sum.iter_mut().zip(skip).for_each(|(sum, &skip)| *sum += pairs * f64::from(skip));
             }
         }
-        sums.extend(sum.iter().map(|sum| (sum / size as f64) as f32));
+        sums.extend(sum.iter().map(|sum| (sum / to as f64) as f32));
     }
     sums
 }

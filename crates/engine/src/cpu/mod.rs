@@ -20,7 +20,7 @@ use danaus_model::{LoadedModel, ModelConfig};
 
 use crate::machine;
 use crate::padding::{
-    FarField, FarFields, Record, SegmentTaps, Segments, Shape, Sketch, Window, WindowEncoder, equal_pairs,
+    FarField, FarFields, Record, SegmentTaps, Shape, Sketch, Window, WindowEncoder, equal_pairs,
 };
 use crate::profile::{Clock, Profile, Stage};
 use crate::{Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Pooling, Text};
@@ -292,8 +292,7 @@ impl WindowEncoder for CpuBackend {
 
     fn segment_taps(&self) -> SegmentTaps {
         let max_tokens = self.max_tokens();
-        let size = Segments::new(0, max_tokens).size();
-        let values = self.compute.enter(|| self.filters.segment_taps(&self.compute, (size, max_tokens)));
+        let values = self.compute.enter(|| self.filters.segment_taps(&self.compute, max_tokens));
         SegmentTaps::new(max_tokens, self.config.hidden_size, &values)
     }
 

@@ -110,9 +110,9 @@ impl Mixing<'_> {
             }
         }
         for ChunkSamples { segments, places } in &mut record.samples {
-            let (inside, size, edges) = (segments.inside(), segments.size(), segments.edges());
+            let (inside, size, edges) = (segments.inside(), segments.finer(), segments.edges());
             let states = &mut places[Sampled::States.place(branch as usize)];
-            segment_means(isa, x, &edges[..=inside], size, states.reborrow().slice(0..inside));
+            segment_means(isa, x, &edges, size, states.reborrow().slice(0..inside));
             for (segment, sample) in (inside..).zip(segments.samples()) {
                 states.row_mut(segment).copy_from_slice(x.row(sample));
             }

@@ -8,6 +8,7 @@ use super::Sketched;
 use super::filters::Branch;
 use super::mixer::Mixing;
 use super::weights::ChunkWeights;
+use crate::padding::Way;
 use crate::profile::Stage;
 
 impl Mixing<'_> {
@@ -54,26 +55,24 @@ impl Mixing<'_> {
         let isa = self.backend.compute.isa();
         let (start, width) = (weights.channels.start, weights.channels.len());
         let columns = |bits| Matrix::new(bits, self.input.cols()).columns(start, width);
-        let segments = sketch.segments();
-        let (inside, count) = (segments.inside(), segments.count());
-        let edges = &segments.edges()[..=inside];
+        let (segments, taps) = (sketch.segments(), sketch.taps());
+        let (inside, edges) = (segments.inside(), segments.edges());
         let window = self.pass.texts.range(*text);
-        let mut states = vec![0.0; count * width];
-        let (means, samples) = states.split_at_mut(inside * width);
-        segment_means(isa, x.slice(window.clone()), edges, segments.size(), MatrixMut::new(means, width));
-        MatrixMut::new(samples, width).copy_from(x.slice(rows.clone()));
-        let states = Matrix::new(&states, width);
-        let taps = columns(sketch.taps().branch(self.layer, branch as usize));
-        let convolve = |targets: std::ops::Range<usize>, sources| {
-            let mut sums = vec![0.0; targets.len() * width];
-            convolve_segments(isa, targets.start, MatrixMut::new(&mut sums, width), taps, states, sources);
-            sums
+        let mut means = vec![0.0; inside * width];
+        segment_means(isa, x.slice(window.clone()), &edges, segments.finer(), MatrixMut::new(&mut means, width));
+        let (means, samples) = (Matrix::new(&means, width), x.slice(rows.clone()));
+        let values = columns(taps.branch(self.layer, branch as usize));
+        let convolve = |sums: &mut [f32], states, way| {
+            convolve_segments(isa, MatrixMut::new(sums, width), values, states, taps.way(segments, way));
         };
-        let sums = convolve(0..inside, inside..count);
+        let mut sums = vec![0.0; inside * width];
+        convolve(&mut sums, samples, Way::In);
         let far_gate = gate.map(|gate| gate.slice(window.clone()));
-        add_segments(isa, out.reborrow().slice(window), Matrix::new(&sums, width), edges, far_gate);
+        add_segments(isa, out.reborrow().slice(window), Matrix::new(&sums, width), &edges, far_gate);
 
-        let sums = convolve(inside..count, 0..count);
+        let mut sums = vec![0.0; rows.len() * width];
+        convolve(&mut sums, samples, Way::Behind);
+        convolve(&mut sums, means, Way::Out);
         let gate = gate.map(|gate| gate.slice(rows.clone()));
         let mut out = out.slice(rows.clone());
         if branch == Branch::Mixer {

@@ -24,6 +24,7 @@ pub use plan::{Bin, FarFields, equal_pairs};
 pub use prepare::{Progress, distance, prepare};
 pub use probes::Probes;
 pub use segments::{SegmentTaps, Segments};
+pub(crate) use segments::{Span, Way};
 pub(crate) use sketch::Sampled;
 pub use sketch::{Samples, Sketch};
 pub use store::{Store, StoreError};

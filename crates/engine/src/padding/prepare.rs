@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::plan::Fields;
 use super::{
-    Bin, FarField, FarFields, Probes, Record, Recording, Samples, SegmentTaps, Sketch, Window, equal_pairs,
+    Bin, FarField, FarFields, Probes, Record, Recording, Samples, SegmentTaps, Segments, Sketch, Window, equal_pairs,
 };
 use crate::{Backend, EngineError, Pooling};
 
@@ -17,9 +17,6 @@ const SHORTEST: usize = 8;
 
 /// The quotient of the longest texts of a range and of the one before it.
 const RATIO: f64 = 1.25;
-
-/// The largest window that is tried: far fields of larger ones would fill the budget alone.
-const LARGEST_WINDOW: usize = 4096;
 
 /// Memory that a model's far fields may take, in bytes.
 const BUDGET: usize = 300_000_000;
@@ -254,7 +251,7 @@ impl Preparation<'_> {
     }
 
     fn wider(&mut self, range: Range, mut poolings: Vec<Pooling>) -> Result<(), EngineError> {
-        let most = LARGEST_WINDOW.min(self.backend.max_tokens() / 2);
+        let most = Segments::largest_window(self.backend.max_tokens());
         let mut before = f64::INFINITY;
         for factors in FACTORS {
             let windows = factors.map(|factor| (factor * range.longest as f64) as usize);

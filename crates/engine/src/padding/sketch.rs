@@ -12,6 +12,7 @@ use danaus_simd::MappedFile;
 
 use super::far_field::mean;
 use super::values::{Values, widened};
+use super::segments::Way;
 use super::{Recording, SegmentTaps, Segments};
 
 /// What a pass records of each of N segments: this many rows `[N, H]` a layer.
@@ -88,21 +89,20 @@ impl Samples {
         self.values[layer * SAMPLED * len..][..SAMPLED * len].chunks_exact_mut(len)
     }
 
-    /// What `sources` add to `targets` in a branch: `[targets, H]`.
-    fn convolve(
-        &self,
-        taps: &SegmentTaps,
-        (layer, branch): (usize, usize),
-        targets: Range<usize>,
-        sources: Range<usize>,
-    ) -> Vec<f32> {
-        let taps = taps.branch(layer, branch);
-        let mut sums = vec![0.0; targets.len() * self.width];
-        for (target, sum) in targets.zip(sums.chunks_exact_mut(self.width)) {
-            for source in sources.clone() {
-                let states = self.row(layer, Sampled::States.place(branch), source);
-                let row = SegmentTaps::FURTHEST + target - source;
-                let terms = taps[row * self.width..][..self.width].iter().zip(states);
+    /// What segments add to others in a branch: `[targets, H]`.
+    fn convolve(&self, taps: &SegmentTaps, (layer, branch): (usize, usize), way: Way) -> Vec<f32> {
+        let (inside, behind) = (self.segments.inside(), self.segments.behind());
+        let (targets, sources) = match way {
+            Way::Behind => (behind, inside..self.segments.count()),
+            Way::Out => (behind, 0..inside),
+            Way::In => (inside, inside..self.segments.count()),
+        };
+        let (rows, taps) = (taps.way(self.segments, way), taps.branch(layer, branch));
+        let mut sums = vec![0.0; targets * self.width];
+        for (target, sum) in sums.chunks_exact_mut(self.width).enumerate() {
+            for (source, segment) in sources.clone().enumerate() {
+                let states = self.row(layer, Sampled::States.place(branch), segment);
+                let terms = taps[rows.row(target, source) * self.width..].iter().zip(states);
                 sum.iter_mut().zip(terms).for_each(|(sum, (&tap, state))| *sum += widened(tap) * state);
             }
         }
@@ -129,12 +129,15 @@ impl Sketch {
                 places.for_each(|(place, segment)| values.extend(samples.row(layer, place, segment)));
             }
             for branch in 0..2 {
-                let sums = samples.convolve(taps, (layer, branch), inside..segments.count(), 0..segments.count());
+                let at = (layer, branch);
+                let mut sums = samples.convolve(taps, at, Way::Behind);
+                let out = samples.convolve(taps, at, Way::Out);
+                sums.iter_mut().zip(out).for_each(|(sum, out)| *sum += out);
                 for (segment, sum) in (inside..).zip(sums.chunks_exact(width)) {
                     let result = samples.row(layer, Sampled::Results.place(branch), segment);
                     values.extend(result.iter().zip(sum).map(|(y, sum)| y - sum));
                 }
-                let sums = samples.convolve(taps, (layer, branch), 0..inside, inside..segments.count());
+                let sums = samples.convolve(taps, at, Way::In);
                 let far = far.branch_mut(layer, branch);
                 for (edges, sum) in segments.edges().windows(2).zip(sums.chunks_exact(width)) {
                     for row in far[edges[0] * width..edges[1] * width].chunks_exact_mut(width) {

@@ -1,7 +1,5 @@
 //! See the parent module.
 
-use std::ops::Range;
-
 /// The error function by its Taylor series, for `|x| <= 3`; 1 minus [`erfc_tail`] beyond.
 fn erf(x: f64) -> f64 {
     if x.abs() > 3.0 {
@@ -92,21 +90,21 @@ pub fn segment_means(x: &[f64], edges: &[usize], size: usize, channels: usize) -
     edges.windows(2).flat_map(|edges| (0..channels).map(move |channel| mean(edges, channel))).collect()
 }
 
-/// `out[a] = sum_b taps[D + first + a - b] * states[b]` over the sources b, for `targets` segments a: taps `[2D + 1, C]`,
-/// states `[B, C]`.
+/// `out[a] + sum_b taps[row(a, b)] * states[b]`: out, taps and states of `channels` columns.
 pub fn convolve_segments(
-    (first, targets): (usize, usize),
+    out: &[f64],
     taps: &[f64],
     states: &[f64],
-    sources: Range<usize>,
+    row: impl Fn(usize, usize) -> usize,
     channels: usize,
 ) -> Vec<f64> {
-    let furthest = taps.len() / channels / 2;
-    let value = |target: usize, channel: usize| -> f64 {
-        let tap = |source: usize| taps[(furthest + first + target - source) * channels + channel];
-        sources.clone().map(|source| tap(source) * states[source * channels + channel]).sum()
+    let sources = states.len() / channels;
+    let sum = |(index, out): (usize, &f64)| {
+        let (target, channel) = (index / channels, index % channels);
+        let tap = |source: usize| taps[row(target, source) * channels + channel];
+        out + (0..sources).map(|source| tap(source) * states[source * channels + channel]).sum::<f64>()
     };
-    (0..targets * channels).map(|index| value(index / channels, index % channels)).collect()
+    out.iter().enumerate().map(sum).collect()
 }
 
 /// LayerNorm of each row of x `[rows, C]`.
