@@ -232,21 +232,20 @@ fn a_bound_that_nothing_keeps_leaves_every_text_exact() {
     assert_eq!(store.read().unwrap().bins().count(), 0);
 }
 
-/// Far fields with windows of 4, 8, 16 and 32 tokens and these errors: the first two for texts of 2 to 4 tokens, the others
-/// for those of 3 to 12.
-fn far_fields_with_errors(name: &str, errors: [[f64; 3]; 4]) -> FarFields {
+/// Far fields with windows of 8, 9, 12 and 15 tokens that serve texts with up to these shares of equal pairs: the first two
+/// texts of 2 to 4 tokens, the others those of 3 to 12.
+fn far_fields_that_serve(name: &str, most_equal: [[Option<f64>; 3]; 4]) -> FarFields {
     let store = far_field_store(name, 1e-3);
     store.write(&prepared(&backend(&synthetic(&small_config(), 5)), 1e-3, &mut |_| ())).unwrap();
     with_header(&store, |header| {
         let mut found = 0;
         for bin in header["bins"].as_array_mut().unwrap() {
             let window = bin["window"].as_u64().unwrap();
-            let index = [4, 8, 16, 32].iter().position(|&known| known == window);
-            let errors = index.map_or([1.0; 3], |index| errors[index]);
-            let (shortest, longest) = if window < 16 { (2, 4) } else { (3, 12) };
+            let index = [8, 9, 12, 15].iter().position(|&known| known == window);
+            let (shortest, longest) = if window < 12 { (2, 4) } else { (3, 12) };
             found += usize::from(index.is_some());
-            bin["errors"] = json!(errors);
-            (bin["shortest"], bin["longest"]) = (json!(window.min(shortest)), json!(window.min(longest)));
+            bin["most_equal"] = json!(index.map_or([None; 3], |index| most_equal[index]));
+            (bin["shortest"], bin["longest"]) = (json!(shortest), json!(longest));
         }
         assert_eq!(found, 4, "the small model has other windows now: {header}");
     });
@@ -254,30 +253,24 @@ fn far_fields_with_errors(name: &str, errors: [[f64; 3]; 4]) -> FarFields {
 }
 
 #[test]
-fn the_smallest_window_whose_error_is_within_the_bound_is_taken() {
-    let (small, large) = (1e-4, 1e-2);
-    let far_fields = far_fields_with_errors(
-        "windows",
-        [
-            // So near the bound that another text may be over it.
-            [large, small, 9.9e-4],
-            [large, small, 9.9e-4],
-            [small, small, large],
-            [small, small, large],
-        ],
-    );
-    for (tokens, windows) in [
-        (2, [None, Some(4), None]),
-        (3, [Some(16), Some(4), None]),
-        (4, [Some(16), Some(4), None]),
-        (5, [Some(16), Some(16), None]),
-        (12, [Some(16), Some(16), None]),
-        (13, [None; 3]),
+fn the_cheapest_window_that_serves_a_text_is_taken() {
+    let (none, few, many) = (None, Some(0.02), Some(0.1));
+    let serving = [[none, many, few], [none, many, none], [many, many, none], [many, many, none]];
+    let far_fields = far_fields_that_serve("windows", serving);
+    for (tokens, equal, windows) in [
+        (2, 0.05, [None, Some(8), None]),
+        (2, 0.02, [None, Some(8), Some(8)]),
+        (3, 0.05, [Some(12), Some(8), None]),
+        (4, 0.05, [Some(12), Some(8), None]),
+        (4, 0.11, [None; 3]),
+        (5, 0.05, [Some(12), Some(12), None]),
+        (12, 0.1, [Some(12), Some(12), None]),
+        (13, 0.0, [None; 3]),
     ] {
         for (pooling, expected) in Pooling::ALL.into_iter().zip(windows) {
-            let window = far_fields.window(tokens, 0.05, pooling);
+            let window = far_fields.window(tokens, equal, pooling);
             let rows = window.as_ref().map(|window| window.rows);
-            assert_eq!(rows, expected, "{tokens} tokens, {pooling}");
+            assert_eq!(rows, expected, "{tokens} tokens, {equal}, {pooling}");
             let far_field = window.and_then(|window| window.far_field);
             assert_eq!(far_field.map(|far_field| far_field.shape().window), expected);
         }

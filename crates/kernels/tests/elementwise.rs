@@ -1,6 +1,8 @@
 //! LayerNorm, the short convolution and far fields on views, against their float64 twins, on every instruction set of this machine.
 
 mod common;
+#[path = "common/views.rs"]
+mod views;
 
 use common::{assert_close, bits, values, wide};
 use danaus_kernels::{
@@ -8,41 +10,7 @@ use danaus_kernels::{
 };
 use danaus_simd::Isa;
 use proptest::prelude::*;
-
-/// Runs `kernel` in place on `x` `[rows, cols]`, which lies among columns of NaN in a wider matrix that starts `shift`
-/// values into its memory; these must stay as they are.
-fn in_a_view(x: &[f32], cols: usize, shift: usize, kernel: impl Fn(MatrixMut<'_>)) -> Vec<f32> {
-    let rows = x.len() / cols;
-    let (mut memory, stride) = widely(x, cols, shift, f32::NAN);
-    kernel(MatrixMut::new(&mut memory[shift..], stride).columns(1, cols));
-    let written = Matrix::new(&memory[shift..], stride);
-    for row in 0..rows {
-        let row = written.row(row);
-        assert!(row[0].is_nan() && row[cols + 1..].iter().all(|x| x.is_nan()), "wrote outside the view");
-    }
-    (0..rows).flat_map(|row| written.columns(1, cols).row(row)).copied().collect()
-}
-
-/// The bits of bfloat16 values: the upper halves of those of float32 ones.
-fn bf16(values: &[f32]) -> Vec<u16> {
-    values.iter().map(|x| (x.to_bits() >> 16) as u16).collect()
-}
-
-/// The values of these bits.
-fn widened(bits: &[u16]) -> Vec<f32> {
-    bits.iter().map(|&bits| f32::from_bits(u32::from(bits) << 16)).collect()
-}
-
-/// `values` `[rows, cols]` among columns of `other` in a wider matrix that starts `shift` values into its memory, and
-/// how many columns that matrix has; those of the values start at 1.
-fn widely<T: Copy>(values: &[T], cols: usize, shift: usize, other: T) -> (Vec<T>, usize) {
-    let stride = cols + 1 + shift;
-    let mut memory = vec![other; shift + values.len() / cols * stride];
-    for (wide, row) in memory[shift..].chunks_exact_mut(stride).zip(values.chunks_exact(cols)) {
-        wide[1..=cols].copy_from_slice(row);
-    }
-    (memory, stride)
-}
+use views::{bf16, in_a_view, widely, widened};
 
 /// Adds a far field to `out` `[rows, cols]`, all of whose matrices are views that start `shift` values into their memory.
 fn with_far_field(

@@ -18,8 +18,11 @@ use super::{Bin, FarField, FarFields, SegmentTaps, Shape, Sketch};
 /// Changes when files of before would be misread, or far fields are measured in another way.
 const VERSION: u32 = 3;
 
-/// The metadata's key.
+/// The metadata's key of what the file says of itself.
 const KEY: &str = "danaus_far_fields";
+
+/// The metadata's key of the SHA-256 of that and of the tensors, in hexadecimal.
+const DIGEST: &str = "sha256";
 
 /// Where a model's far fields are kept.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,7 +50,7 @@ pub enum StoreError {
 }
 
 /// What the file says of itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Header {
     version: u32,
     model: String,
@@ -58,8 +61,6 @@ struct Header {
     layers: usize,
     width: usize,
     bins: Vec<Bin>,
-    /// SHA-256 of this header without it, and the tensors.
-    digest: String,
 }
 
 /// A tensor of the file.
@@ -110,7 +111,8 @@ impl Store {
             serde_json::from_str(notes).map_err(|error| format!("of another version: {error}"))?;
         self.check(&header)?;
         let start = header_length + 8;
-        if header.digest([&bytes[start..]])? != header.digest {
+        let written = metadata.metadata().as_ref().and_then(|notes| notes.get(DIGEST));
+        if written != Some(&digest([notes.as_bytes(), &bytes[start..]])) {
             return Err("its contents are damaged".to_owned());
         }
         header.check_bins()?;
@@ -153,7 +155,7 @@ impl Store {
         });
         let described = described.collect();
         let shape = far_fields.fields().next().map(|(_, fields)| fields.far_field.shape());
-        let mut header = Header {
+        let header = Header {
             version: VERSION,
             model: self.model.clone(),
             dtype: self.dtype.clone(),
@@ -162,11 +164,11 @@ impl Store {
             layers: shape.map_or(0, |shape| shape.layers),
             width: shape.map_or(0, |shape| shape.width),
             bins: far_fields.bins().cloned().collect(),
-            digest: String::new(),
         };
-        header.digest = header.digest(data.iter().copied()).unwrap_or_default();
         write_file(&self.path, true, |file| {
-            let notes = HashMap::from([(KEY.to_owned(), serde_json::to_string(&header)?)]);
+            let header = serde_json::to_string(&header)?;
+            let digest = digest(std::iter::once(header.as_bytes()).chain(data.iter().copied()));
+            let notes = HashMap::from([(KEY.to_owned(), header), (DIGEST.to_owned(), digest)]);
             let metadata = Metadata::new(Some(notes), described).map_err(std::io::Error::other)?;
             let mut json = serde_json::to_vec(&metadata)?;
             json.resize(json.len().next_multiple_of(8), b' ');
@@ -240,15 +242,6 @@ impl Tensors<'_> {
 }
 
 impl Header {
-    /// SHA-256 of this header (but of the digest in it) and of `parts`, in hexadecimal.
-    fn digest<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<String, String> {
-        let digest = String::new();
-        let header = serde_json::to_vec(&Self { digest, ..self.clone() }).map_err(|error| error.to_string())?;
-        let mut hash = Sha256::new_with_prefix(header);
-        parts.into_iter().for_each(|part| hash.update(part));
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-
     /// Checks that windows hold their texts and are smaller than the model's length.
     fn check_bins(&self) -> Result<(), String> {
         let sound = |bin: &Bin| {
@@ -264,4 +257,11 @@ impl Header {
             None => Ok(()),
         }
     }
+}
+
+/// SHA-256 of `parts`, in hexadecimal.
+fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    parts.into_iter().for_each(|part| hash.update(part));
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

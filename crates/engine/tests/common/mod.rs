@@ -8,7 +8,8 @@ use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Padding, Pooling
 use danaus_model::{LoadedModel, ModelConfig, Tokenizer, synthetic};
 use danaus_simd::Isa;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 #[derive(Deserialize)]
 pub struct Embeddings {
@@ -137,23 +138,26 @@ pub fn far_field_store(folder: &str, bound: f64) -> Store {
     Store::new(&folder, DIGEST, "f32", bound)
 }
 
-/// Rewrites what a store's file says of itself, and leaves its tensors as they are.
+/// Rewrites what a store's file says of itself as if it had been written so, and leaves its tensors as they are.
 pub fn with_header(store: &Store, edit: impl FnOnce(&mut Value)) {
-    with_metadata(store, |metadata| {
-        let notes = &mut metadata["__metadata__"]["danaus_far_fields"];
-        let mut header = serde_json::from_str(notes.as_str().unwrap()).unwrap();
+    with_metadata(store, |metadata, data| {
+        let notes = &mut metadata["__metadata__"];
+        let mut header = serde_json::from_str(notes["danaus_far_fields"].as_str().unwrap()).unwrap();
         edit(&mut header);
-        *notes = header.to_string().into();
+        let header = header.to_string();
+        let digest = Sha256::new().chain_update(&header).chain_update(data).finalize();
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        *notes = json!({ "danaus_far_fields": header, "sha256": digest });
     });
 }
 
-/// Rewrites the JSON at the beginning of a store's file.
-pub fn with_metadata(store: &Store, edit: impl FnOnce(&mut Value)) {
+/// Rewrites the JSON at the beginning of a store's file; `edit` also gets what follows.
+pub fn with_metadata(store: &Store, edit: impl FnOnce(&mut Value, &[u8])) {
     let file = std::fs::read(store.path()).unwrap();
     let (length, rest) = file.split_first_chunk().unwrap();
     let (json, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
     let mut metadata = serde_json::from_slice(json).unwrap();
-    edit(&mut metadata);
+    edit(&mut metadata, data);
     let mut json = metadata.to_string().into_bytes();
     json.resize(json.len().next_multiple_of(8), b' ');
     std::fs::write(store.path(), [&(json.len() as u64).to_le_bytes(), &json[..], data].concat()).unwrap();
