@@ -22,9 +22,10 @@ struct Line {
     rows: [usize; 3],
     /// 1 - cosine to the exact vector, by pooling.
     errors: [f64; 3],
-    /// For mean pooling.
-    fast_ms: f64,
-    exact_ms: f64,
+    /// For mean pooling; none where the text is computed exactly.
+    fast_ms: Option<f64>,
+    /// None where the text is computed exactly for every pooling.
+    exact_ms: Option<f64>,
 }
 
 /// Measures fast padding against exact padding on the user's own texts.
@@ -98,20 +99,25 @@ fn measure(backend: &dyn Backend, ids: &[u32]) -> anyhow::Result<Line> {
         let vectors = backend.windows().encode(ids, window, &mut Record::default())?;
         anyhow::Ok((vectors, started.elapsed().as_secs_f64() * 1e3))
     };
-    // One exact pass serves all poolings.
-    let (exact, exact_ms) = encode(Window::alone(backend.max_tokens()))?;
     let equal_pairs = equal_pairs(ids);
     let window = |pooling| backend.far_fields()?.window(ids.len(), equal_pairs, pooling);
     let rows = Pooling::ALL.map(|pooling| window(pooling).map_or(backend.max_tokens(), |window| window.cost()));
     let mut line =
-        Line { tokens: ids.len(), equal_pairs, rows, errors: [0.0; 3], fast_ms: exact_ms, exact_ms };
+        Line { tokens: ids.len(), equal_pairs, rows, errors: [0.0; 3], fast_ms: None, exact_ms: None };
+    if rows == [backend.max_tokens(); 3] {
+        // Nothing to compare with itself.
+        return Ok(line);
+    }
+    // One exact pass serves all poolings.
+    let (exact, exact_ms) = encode(Window::alone(backend.max_tokens()))?;
+    line.exact_ms = Some(exact_ms);
     for pooling in Pooling::ALL {
         let Some(window) = window(pooling) else { continue };
         let (fast, _) = encode(window.clone())?;
         line.errors[pooling as usize] = distance(&fast[pooling as usize], &exact[pooling as usize]);
         if pooling == Pooling::Mean {
             // Once more, now that its filters are there.
-            (_, line.fast_ms) = encode(window)?;
+            line.fast_ms = Some(encode(window)?.1);
         }
     }
     Ok(line)
@@ -121,12 +127,12 @@ fn print(line: &Line, first: bool) -> anyhow::Result<()> {
     if first {
         stdout::print("  tokens  equal     rows      mean       cls     model     fast ms    exact ms")?;
     }
-    let [mean, cls, model] = [0, 1, 2].map(|pooling| {
-        let fast = line.errors[pooling] > 0.0;
-        if fast { format!("{:.1e}", line.errors[pooling]) } else { "exact".to_owned() }
-    });
+    let [mean, cls, model] =
+        line.errors.map(|error| if error > 0.0 { format!("{error:.1e}") } else { "exact".to_owned() });
+    let [fast, exact] =
+        [line.fast_ms, line.exact_ms].map(|ms| ms.map_or(String::new(), |ms| format!("{ms:.2}")));
     stdout::print(format_args!(
-        "{:>8} {:>6.3} {:>8} {mean:>9} {cls:>9} {model:>9} {:>11.2} {:>11.2}",
-        line.tokens, line.equal_pairs, line.rows[0], line.fast_ms, line.exact_ms
+        "{:>8} {:>6.3} {:>8} {mean:>9} {cls:>9} {model:>9} {fast:>11} {exact:>11}",
+        line.tokens, line.equal_pairs, line.rows[0]
     ))
 }
