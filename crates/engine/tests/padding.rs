@@ -45,7 +45,10 @@ fn assert_windows_are_exact(backend: &CpuBackend, ids: &[u32], windows: &[usize]
             // Otherwise the far field made no difference, and the above says nothing.
             assert!(without > 100.0 * with && (rows > 128 || without > 5e-5), "{what}: {without:e} without");
             let (sketched, half) = (error(&sketched), error(&half));
-            assert!(sketched < 3e-7 && half > 30.0 * sketched, "{what}: {sketched:e} sketched, {half:e} half");
+            assert!(
+                sketched < 3e-7 && half > 30.0 * sketched,
+                "{what}: {sketched:e} sketched, {half:e} half"
+            );
         }
     }
 }

@@ -164,6 +164,7 @@ fn what_is_no_such_file_is_refused_with_the_reason() {
         (of_json(r#"{"__metadata__": {"format": "pt"}}"#), "it holds no far fields"),
         (of_json(r#"{"__metadata__": {"danaus_far_fields": ""}}"#), "of another version"),
         (of_json(r#"{"__metadata__": {"danaus_far_fields": "{}"}}"#), "of another version"),
+        (of_json(r#"{"__metadata__": {"danaus_far_fields": "0 {}"}}"#), "of another version"),
     ] {
         std::fs::write(store.path(), &content).unwrap();
         assert_unusable(&store, reason);

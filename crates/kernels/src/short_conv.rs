@@ -69,12 +69,7 @@ pub fn short_conv_gate(isa: Isa, x: MatrixMut<'_>, texts: &Texts, filter: &Short
 ///
 /// # Panics
 /// Where the shapes disagree.
-pub fn steady_conv_gate(
-    isa: Isa,
-    x: MatrixMut<'_>,
-    departures: [Matrix<'_, u16>; 3],
-    filter: &ShortFilter,
-) {
+pub fn steady_conv_gate(isa: Isa, x: MatrixMut<'_>, departures: [Matrix<'_, u16>; 3], filter: &ShortFilter) {
     assert!(x.cols() == filter.bias.len() && x.cols().is_multiple_of(3), "thirds");
     let (rows, cols) = (x.rows(), x.cols() / 3);
     assert!(departures.iter().all(|part| (part.rows(), part.cols()) == (rows, cols)), "shapes");

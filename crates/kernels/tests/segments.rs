@@ -135,7 +135,13 @@ fn segments_of_other_shapes_are_refused() {
     let convolve = |first, cols| {
         let mut out = [0.0; 6];
         let rows = SegmentRows { first, to: 1, from: -1 };
-        convolve_segments(isa, MatrixMut::new(&mut out, cols), Matrix::new(&[0; 9], 3), Matrix::new(&x[..6], 3), rows);
+        convolve_segments(
+            isa,
+            MatrixMut::new(&mut out, cols),
+            Matrix::new(&[0; 9], 3),
+            Matrix::new(&x[..6], 3),
+            rows,
+        );
     };
     assert!(!refused(&|| convolve(1, 3)));
     assert!(refused(&|| convolve(0, 3)) && refused(&|| convolve(2, 3)) && refused(&|| convolve(1, 2)));

@@ -101,7 +101,8 @@ fn measure(backend: &dyn Backend, ids: &[u32]) -> anyhow::Result<Line> {
     };
     let equal_pairs = equal_pairs(ids);
     let window = |pooling| backend.far_fields()?.window(ids.len(), equal_pairs, pooling);
-    let rows = Pooling::ALL.map(|pooling| window(pooling).map_or(backend.max_tokens(), |window| window.cost()));
+    let rows =
+        Pooling::ALL.map(|pooling| window(pooling).map_or(backend.max_tokens(), |window| window.cost()));
     let mut line =
         Line { tokens: ids.len(), equal_pairs, rows, errors: [0.0; 3], fast_ms: None, exact_ms: None };
     if rows == [backend.max_tokens(); 3] {

@@ -10,8 +10,8 @@ use danaus_kernels::{
 };
 
 use super::filters::{Branch, FilterPlan, LayerStates, Source, Workbench};
-use super::weights::{CHUNK, ChunkWeights};
 use super::recording::{ChunkRecord, ChunkRecords};
+use super::weights::{CHUNK, ChunkWeights};
 use super::workspace::{ChunkBuffers, Workspace};
 use super::{CpuBackend, Pass, Watch};
 use crate::profile::Stage;
@@ -78,8 +78,12 @@ impl CpuBackend {
         let mut probes = probe.as_mut().map_or_else(Vec::new, |probe| probe.split(width)).into_iter();
         let chunks = self.weights.layers[layer].chunks.iter().zip(outs).enumerate();
         let mut records = ChunkRecords::new(record, layer, width);
-        let chunks = chunks.map(|(index, (weights, out))| {
-            Chunk { index, weights, out, probe: probes.next(), record: records.next() }
+        let chunks = chunks.map(|(index, (weights, out))| Chunk {
+            index,
+            weights,
+            out,
+            probe: probes.next(),
+            record: records.next(),
         });
         let workers = &workspace.workers;
         self.compute.for_each_item(chunks.collect(), |chunk, worker| {
@@ -193,7 +197,12 @@ impl Mixing<'_> {
     }
 
     /// A chunk's columns of a text's far field, where it has one.
-    pub(super) fn far_field(&self, text: usize, branch: Branch, weights: &ChunkWeights) -> Option<Matrix<'_, u16>> {
+    pub(super) fn far_field(
+        &self,
+        text: usize,
+        branch: Branch,
+        weights: &ChunkWeights,
+    ) -> Option<Matrix<'_, u16>> {
         let far_field = self.pass.far_fields[text].as_ref()?;
         let values = Matrix::new(far_field.branch(self.layer, branch as usize), self.input.cols());
         Some(values.columns(weights.channels.start, weights.channels.len()))

@@ -194,9 +194,10 @@ impl CpuBackend {
             Padding::None => Window::alone(text.ids.len()),
             Padding::MaxLength => exact,
             Padding::Fast => {
-                let window = self.far_fields.get().and_then(|fields| {
-                    fields.window(text.ids.len(), equal_pairs(text.ids), text.pooling)
-                });
+                let window = self
+                    .far_fields
+                    .get()
+                    .and_then(|fields| fields.window(text.ids.len(), equal_pairs(text.ids), text.pooling));
                 window.unwrap_or(exact)
             }
         }

@@ -34,17 +34,19 @@ impl<'a> ChunkRecords<'a> {
         let split = |values| MatrixMut::new(values, width).split_columns(CHUNK).into_iter();
         let far_fields = record.far_fields.iter_mut();
         let far_fields = far_fields.map(|recording| Recording::layer_mut(recording, layer).map(split));
-        let samples = record.samples.iter_mut().map(|samples| {
-            (samples.segments(), samples.layer_mut(layer).map(split).collect())
-        });
+        let samples = record
+            .samples
+            .iter_mut()
+            .map(|samples| (samples.segments(), samples.layer_mut(layer).map(split).collect()));
         Self { far_fields: far_fields.collect(), samples: samples.collect() }
     }
 
     /// The next chunk's.
     pub fn next(&mut self) -> ChunkRecord<'a> {
-        let far_fields = self.far_fields.iter_mut().filter_map(|[mixer, residual]| {
-            Some([mixer.next()?, residual.next()?])
-        });
+        let far_fields = self
+            .far_fields
+            .iter_mut()
+            .filter_map(|[mixer, residual]| Some([mixer.next()?, residual.next()?]));
         let samples = self.samples.iter_mut().map(|(segments, places)| ChunkSamples {
             segments: *segments,
             places: places.iter_mut().filter_map(Iterator::next).collect(),
@@ -63,7 +65,8 @@ impl ChunkRecord<'_> {
         let mut departures = vec![0.0; projected.cols()];
         for ChunkSamples { segments, places } in &mut self.samples {
             for (segment, sample) in (segments.inside()..).zip(segments.samples()) {
-                let [before, previous, current] = [2, 1, 0].map(|back| projected.row(sample.saturating_sub(back)));
+                let [before, previous, current] =
+                    [2, 1, 0].map(|back| projected.row(sample.saturating_sub(back)));
                 filter.departure(before, previous, current, &mut departures);
                 for (part, departures) in departures.chunks_exact(projected.cols() / 3).enumerate() {
                     places[Sampled::Departures.place(part)].row_mut(segment).copy_from_slice(departures);

@@ -16,9 +16,9 @@ impl Mixing<'_> {
     pub(super) fn steady_convolutions(&self, mut projected: MatrixMut<'_>, weights: &ChunkWeights) {
         let width = self.input.cols();
         for Sketched { sketch, rows, .. } in &self.pass.sketches {
-            let departures = sketch.departures(self.layer).map(|part| {
-                Matrix::new(part, width).columns(weights.channels.start, weights.channels.len())
-            });
+            let departures = sketch
+                .departures(self.layer)
+                .map(|part| Matrix::new(part, width).columns(weights.channels.start, weights.channels.len()));
             let rows = projected.reborrow().slice(rows.clone());
             steady_conv_gate(self.backend.compute.isa(), rows, departures, &weights.short_filter);
         }
@@ -59,7 +59,13 @@ impl Mixing<'_> {
         let (inside, edges) = (segments.inside(), segments.edges());
         let window = self.pass.texts.range(*text);
         let mut means = vec![0.0; inside * width];
-        segment_means(isa, x.slice(window.clone()), &edges, segments.finer(), MatrixMut::new(&mut means, width));
+        segment_means(
+            isa,
+            x.slice(window.clone()),
+            &edges,
+            segments.finer(),
+            MatrixMut::new(&mut means, width),
+        );
         let (means, samples) = (Matrix::new(&means, width), x.slice(rows.clone()));
         let values = columns(taps.branch(self.layer, branch as usize));
         let convolve = |sums: &mut [f32], states, way| {

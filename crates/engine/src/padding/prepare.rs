@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::plan::Fields;
 use super::{
-    Bin, FarField, FarFields, Probes, Record, Recording, Samples, SegmentTaps, Segments, Sketch, Window, equal_pairs,
+    Bin, FarField, FarFields, Probes, Record, Recording, Samples, SegmentTaps, Segments, Sketch, Window,
+    equal_pairs,
 };
 use crate::{Backend, EngineError, Pooling};
 
@@ -241,9 +242,9 @@ impl Preparation<'_> {
             let together = |(range, _): &&(Range, _)| range.longest <= WIDE_RATIO * first.shortest.max(8);
             let (group, others) = rest.split_at(rest.iter().take_while(together).count().max(1));
             let range = Range { shortest: first.shortest, longest: group[group.len() - 1].0.longest };
-            let poolings = Pooling::ALL.iter().filter(|pooling| {
-                group.iter().any(|(_, poolings)| poolings.contains(pooling))
-            });
+            let poolings = Pooling::ALL
+                .iter()
+                .filter(|pooling| group.iter().any(|(_, poolings)| poolings.contains(pooling)));
             self.wider(range, poolings.copied().collect())?;
             rest = others;
         }
@@ -264,7 +265,10 @@ impl Preparation<'_> {
             let mut error = 0.0;
             for window in 0..windows.len() {
                 let (bin, fields) = self.bin(range, &probes, window, true)?;
-                error = poolings.iter().map(|&pooling| bin.errors[pooling as usize]).fold(f64::INFINITY, f64::min);
+                error = poolings
+                    .iter()
+                    .map(|&pooling| bin.errors[pooling as usize])
+                    .fold(f64::INFINITY, f64::min);
                 let (good, left): (Vec<_>, Vec<_>) =
                     poolings.iter().partition(|&&pooling| bin.serves(pooling, PROSE));
                 if !good.is_empty() && self.keep(bin, fields) {

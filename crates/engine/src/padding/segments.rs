@@ -150,7 +150,8 @@ impl SegmentTaps {
         let (size, finer, behind) = (segments.size(), segments.finer(), BEHIND as isize);
         let apart = move |distance: isize| Span { distance: distance * size as isize, to: size, from: size };
         let out = move |distance| Span { distance: ((distance + 1) * finer) as isize, to: size, from: finer };
-        let back = move |distance| Span { distance: -(((distance + 1) * finer) as isize), to: finer, from: size };
+        let back =
+            move |distance| Span { distance: -(((distance + 1) * finer) as isize), to: finer, from: size };
         let furthest = Self::furthest(max_tokens);
         (1 - behind..behind).map(apart).chain((0..furthest).map(out)).chain((0..furthest).map(back))
     }
@@ -214,7 +215,9 @@ mod tests {
     /// Every pair of segments has taps, those of its distance and sizes.
     #[test]
     fn taps_lead_between_their_segments() {
-        for (max_tokens, windows) in [(300, [1, 2, 149, 150]), (2048, [8, 9, 700, 1024]), (32768, [8, 33, 1024, 2048])] {
+        for (max_tokens, windows) in
+            [(300, [1, 2, 149, 150]), (2048, [8, 9, 700, 1024]), (32768, [8, 33, 1024, 2048])]
+        {
             let spans: Vec<_> = SegmentTaps::spans(max_tokens).collect();
             assert_eq!(spans.len(), SegmentTaps::rows(max_tokens));
             let taps = SegmentTaps::new(max_tokens, 1, &vec![0.0; 2 * spans.len()]);
@@ -235,7 +238,11 @@ mod tests {
                         for from in 0..count(from_behind) {
                             let ((a, a_size), (b, b_size)) = (place(to_behind, to), place(from_behind, from));
                             let span = &spans[taps.way(segments, way).row(to, from)];
-                            assert_eq!((span.distance, span.to, span.from), (a - b, a_size, b_size), "{way:?}");
+                            assert_eq!(
+                                (span.distance, span.to, span.from),
+                                (a - b, a_size, b_size),
+                                "{way:?}"
+                            );
                         }
                     }
                 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use danaus_simd::MappedFile;
 
 use super::far_field::mean;
-use super::values::{Values, widened};
 use super::segments::Way;
+use super::values::{Values, widened};
 use super::{Recording, SegmentTaps, Segments};
 
 /// What a pass records of each of N segments: this many rows `[N, H]` a layer.
@@ -125,7 +125,8 @@ impl Sketch {
         let mut values = Vec::with_capacity(layers * STORED * segments.behind() * width);
         for layer in 0..layers {
             for part in 0..3 {
-                let places = (inside..segments.count()).map(|segment| (Sampled::Departures.place(part), segment));
+                let places =
+                    (inside..segments.count()).map(|segment| (Sampled::Departures.place(part), segment));
                 places.for_each(|(place, segment)| values.extend(samples.row(layer, place, segment)));
             }
             for branch in 0..2 {

@@ -18,11 +18,9 @@ use super::{Bin, FarField, FarFields, SegmentTaps, Shape, Sketch};
 /// Changes when files of before would be misread, or far fields are measured in another way.
 const VERSION: u32 = 3;
 
-/// The metadata's key of what the file says of itself.
+/// The metadata's key. Its value is a SHA-256 in hexadecimal, a space, and what the file says of itself, of which and of the
+/// tensors that is the digest.
 const KEY: &str = "danaus_far_fields";
-
-/// The metadata's key of the SHA-256 of that and of the tensors, in hexadecimal.
-const DIGEST: &str = "sha256";
 
 /// Where a model's far fields are kept.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,12 +105,12 @@ impl Store {
             SafeTensors::read_metadata(bytes).map_err(|error| format!("no safetensors file: {error}"))?;
         let notes = metadata.metadata().as_ref().and_then(|notes| notes.get(KEY));
         let notes = notes.ok_or("it holds no far fields")?;
+        let (written, notes) = notes.split_once(' ').ok_or("of another version")?;
         let header: Header =
             serde_json::from_str(notes).map_err(|error| format!("of another version: {error}"))?;
         self.check(&header)?;
         let start = header_length + 8;
-        let written = metadata.metadata().as_ref().and_then(|notes| notes.get(DIGEST));
-        if written != Some(&digest([notes.as_bytes(), &bytes[start..]])) {
+        if written != digest([notes.as_bytes(), &bytes[start..]]) {
             return Err("its contents are damaged".to_owned());
         }
         header.check_bins()?;
@@ -168,7 +166,7 @@ impl Store {
         write_file(&self.path, true, |file| {
             let header = serde_json::to_string(&header)?;
             let digest = digest(std::iter::once(header.as_bytes()).chain(data.iter().copied()));
-            let notes = HashMap::from([(KEY.to_owned(), header), (DIGEST.to_owned(), digest)]);
+            let notes = HashMap::from([(KEY.to_owned(), format!("{digest} {header}"))]);
             let metadata = Metadata::new(Some(notes), described).map_err(std::io::Error::other)?;
             let mut json = serde_json::to_vec(&metadata)?;
             json.resize(json.len().next_multiple_of(8), b' ');
@@ -217,7 +215,11 @@ struct Tensors<'a> {
 
 impl Tensors<'_> {
     /// What `read` makes of the bytes of a tensor.
-    fn read<T>(&self, name: &str, read: impl FnOnce(std::ops::Range<usize>) -> Option<T>) -> Result<T, String> {
+    fn read<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(std::ops::Range<usize>) -> Option<T>,
+    ) -> Result<T, String> {
         let info = self.metadata.info(name).ok_or_else(|| format!("{name} is missing"))?;
         let (from, to) = info.data_offsets;
         read(self.start + from..self.start + to).ok_or_else(|| format!("{name} has another shape"))

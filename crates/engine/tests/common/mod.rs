@@ -141,13 +141,14 @@ pub fn far_field_store(folder: &str, bound: f64) -> Store {
 /// Rewrites what a store's file says of itself as if it had been written so, and leaves its tensors as they are.
 pub fn with_header(store: &Store, edit: impl FnOnce(&mut Value)) {
     with_metadata(store, |metadata, data| {
-        let notes = &mut metadata["__metadata__"];
-        let mut header = serde_json::from_str(notes["danaus_far_fields"].as_str().unwrap()).unwrap();
+        let notes = &mut metadata["__metadata__"]["danaus_far_fields"];
+        let (_, header) = notes.as_str().unwrap().split_once(' ').unwrap();
+        let mut header = serde_json::from_str(header).unwrap();
         edit(&mut header);
         let header = header.to_string();
         let digest = Sha256::new().chain_update(&header).chain_update(data).finalize();
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        *notes = json!({ "danaus_far_fields": header, "sha256": digest });
+        *notes = json!(format!("{digest} {header}"));
     });
 }
 
