@@ -8,7 +8,9 @@ use common::{
     Embeddings, backend, backends, bits, embed, far_field_store, golden_ids, prepared, read, small_config,
     with_header,
 };
-use danaus_engine::padding::{FarField, FarFields, Record, Recording, Samples, Sketch, Window, distance};
+use danaus_engine::padding::{
+    FarField, FarFields, Record, Recording, Samples, Sketch, Window, distance, equal_pairs,
+};
 use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Padding, Pooling, Text};
 use danaus_model::{ModelConfig, Tokenizer, synthetic};
 use serde_json::json;
@@ -171,6 +173,37 @@ fn prepared_texts_are_within_the_bound_and_others_exact() {
     }
     assert!(fast_texts > 60, "only {fast_texts} texts have a far field");
     assert_eq!(rows(&backend, &golden_ids(256)), 300, "longer texts are exact");
+}
+
+/// Where the mean far field is not good enough, a sketch is; texts with one are the same bits in any batch.
+#[test]
+fn sketches_serve_what_the_mean_does_not() {
+    const BOUND: f64 = 2e-6;
+    let backend = backend(&synthetic(&small_config(), 5));
+    let far_fields = Arc::new(prepared(&backend, BOUND, &mut |_| ()));
+    backend.set_far_fields(Arc::clone(&far_fields));
+    let (mut texts, mut sketched) = (Vec::new(), 0);
+    let all = self::texts(&[3, 9, 14, 22, 33, 50, 64, 77, 100, 120, 137]);
+    for ids in &all {
+        for pooling in Pooling::ALL {
+            let text = Text { ids, pooling, padding: Padding::Fast };
+            let equal = equal_pairs(ids);
+            let window = far_fields.window(ids.len(), equal, pooling);
+            let Some(sketch) = window.and_then(|window| window.sketch) else { continue };
+            assert!(backend.rows(&text) >= ids.len() + sketch.rows());
+            sketched += 1;
+            let fast = backend.embed(&[text]).unwrap().remove(0);
+            let exact = embed(&backend, ids, pooling, Padding::MaxLength);
+            let error = distance(&fast, &exact);
+            assert!(error <= 3.0 * BOUND, "{} tokens, {pooling}: {error:e}", ids.len());
+            texts.push((text, bits(&fast)));
+        }
+    }
+    assert!(sketched > 5, "only {sketched} texts are sketched");
+    let batch: Vec<_> = texts.iter().map(|(text, _)| *text).collect();
+    for ((text, alone), together) in texts.iter().zip(backend.embed(&batch).unwrap()) {
+        assert_eq!(*alone, bits(&together), "{text:?}");
+    }
 }
 
 /// Far fields of probes, which are prose and code, fit no text of one word: such a text is computed whole.
