@@ -7,7 +7,10 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use danaus_engine::{Device, Dtype, Isa, Padding, Pooling};
 use danaus_model::{DEFAULT_MODEL, ModelSource};
+use danaus_server::CorsOrigin;
 use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use crate::keys::Key;
 
 /// Text embeddings from M2-BERT, the long-context retrieval model (up to 32,768 tokens), over HTTP and on the command
 /// line.
@@ -157,8 +160,37 @@ pub struct ServeArgs {
     pub padding_wait: PaddingWait,
     #[command(flatten)]
     pub text: TextArgs,
+    /// Refuse requests to OpenAI's API that name another model, instead of answering them with this one
+    #[arg(long, env = "DANAUS_STRICT_MODEL", value_parser = BoolishValueParser::new())]
+    pub strict_model: bool,
+    /// Take token ids instead of texts in OpenAI's API: this model's, special tokens included, as POST /tokenize gives them
+    ///
+    /// Most clients that send ids send those of another tokenizer, which stand for other words here.
+    #[arg(long, env = "DANAUS_ACCEPT_TOKEN_IDS", value_parser = BoolishValueParser::new())]
+    pub accept_token_ids: bool,
+    #[command(flatten)]
+    pub access: AccessArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
+}
+
+/// Who may ask.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Access")]
+pub struct AccessArgs {
+    /// A key that requests must bring, as Authorization: Bearer KEY; may be given several times [default: none needed]
+    ///
+    /// Other users of this machine can see command lines: better use the variable, or --api-key-file. GET /health and
+    /// GET /metrics need no key.
+    #[arg(long, env = "DANAUS_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub api_key: Vec<Key>,
+    /// A file with such keys, one a line
+    #[arg(long, env = "DANAUS_API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+    /// An origin whose pages may call this server from a browser, such as https://example.org, or *; may be given several
+    /// times [default: none]
+    #[arg(long, env = "DANAUS_CORS_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
+    pub cors_origin: Vec<CorsOrigin>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -26,7 +26,7 @@ pub use source::{
     load_snapshot,
 };
 pub use tensor::Tensor;
-pub use tokenizer::{Encoding, Tokenizer, TokenizerError, truncate};
+pub use tokenizer::{Encoding, Tokenizer, TokenizerError, truncate, truncate_start};
 pub use weights::{Embeddings, FilterMlp, Layer, LayerNorm, Linear, LongFilter, SineLayer, Weights};
 pub use write::{write_file, write_synthetic};
 

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use danaus_engine::Pooling;
 
+use crate::auth::ApiKeys;
+use crate::cors::CorsOrigin;
+
 /// Limits and defaults of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
@@ -13,6 +16,14 @@ pub struct ServerConfig {
     pub auto_truncate: bool,
     /// How hidden states become one vector where a request does not say.
     pub pooling: Pooling,
+    /// Whether a request to OpenAI's API that names another model is refused with 404.
+    pub strict_model: bool,
+    /// Whether OpenAI's API takes this model's token ids instead of texts.
+    pub accept_token_ids: bool,
+    /// The keys of which a request must bring one; none: everybody may ask.
+    pub api_keys: ApiKeys,
+    /// Whose pages may call this server from a browser; none: no other server's.
+    pub cors_origins: Vec<CorsOrigin>,
     /// Whether texts with fast padding are refused with 503 while it is not prepared, instead of being computed exactly.
     pub refuse_unprepared: bool,
     /// Largest request body, in bytes.
@@ -37,6 +48,10 @@ impl Default for ServerConfig {
             max_batch_tokens: 2048,
             auto_truncate: false,
             pooling: Pooling::default(),
+            strict_model: false,
+            accept_token_ids: false,
+            api_keys: ApiKeys::default(),
+            cors_origins: Vec::new(),
             refuse_unprepared: false,
             max_body_bytes: 32 * 1024 * 1024,
             max_inputs: 2048,

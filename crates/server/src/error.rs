@@ -1,10 +1,14 @@
-//! Errors as clients see them.
+//! Errors: what went wrong, in which words. How that looks is a matter of the API: see [`shape`].
 
-use axum::http::header::{CONNECTION, RETRY_AFTER};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+mod shape;
+
+pub(crate) use shape::{Api, render};
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use axum::http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use utoipa::ToSchema;
 
 /// Seconds after which the request would be let in; the same number as `Retry-After`.
 pub(crate) const RATE_LIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
@@ -14,7 +18,10 @@ pub(crate) const RATE_LIMIT_RESET: HeaderName = HeaderName::from_static("x-ratel
 pub(crate) enum ErrorKind {
     MalformedJson,
     EmptyList,
+    TokenIds,
+    Unauthorized,
     UnknownRoute,
+    UnknownModel,
     MethodNotAllowed,
     RequestTimeout,
     BodyTooLarge,
@@ -31,10 +38,11 @@ pub(crate) enum ErrorKind {
 }
 
 impl ErrorKind {
-    pub(crate) const fn status(self) -> StatusCode {
+    const fn status(self) -> StatusCode {
         match self {
-            Self::MalformedJson | Self::EmptyList => StatusCode::BAD_REQUEST,
-            Self::UnknownRoute => StatusCode::NOT_FOUND,
+            Self::MalformedJson | Self::EmptyList | Self::TokenIds => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::UnknownRoute | Self::UnknownModel => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge | Self::BatchTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -51,7 +59,10 @@ impl ErrorKind {
         match self {
             Self::MalformedJson => "malformed_json",
             Self::EmptyList => "empty_list",
+            Self::TokenIds => "token_ids_not_accepted",
+            Self::Unauthorized => "invalid_api_key",
             Self::UnknownRoute => "unknown_route",
+            Self::UnknownModel => "model_not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::BodyTooLarge => "body_too_large",
@@ -67,55 +78,31 @@ impl ErrorKind {
             Self::DeadlineExceeded => "deadline_exceeded",
         }
     }
-
-    /// The coarse kind that OpenAI's clients know.
-    const fn error_type(self) -> &'static str {
-        match self {
-            Self::Overloaded => "rate_limit_error",
-            Self::Internal
-            | Self::Loading
-            | Self::Preparing
-            | Self::ShuttingDown
-            | Self::DeadlineExceeded => "server_error",
-            _ => "invalid_request_error",
-        }
-    }
 }
 
-/// Body of every error response.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct ErrorBody {
-    error: ErrorDetails,
-    /// The message again, where FastAPI's clients look for it.
-    #[schema(example = "Query list cannot be empty")]
-    detail: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-struct ErrorDetails {
-    /// What was expected, what came, and what to do.
-    #[schema(example = "Query list cannot be empty")]
-    message: String,
-    /// `invalid_request_error`, `rate_limit_error` or `server_error`.
-    #[serde(rename = "type")]
-    #[schema(example = "invalid_request_error")]
-    error_type: &'static str,
-    /// Stable name of the error, for programs.
-    #[schema(example = "empty_list")]
-    code: &'static str,
-}
-
-/// An error response: message for people, kind for programs, and when to try again.
+/// What went wrong: message for people, kind for programs, and when to try again.
+///
+/// As a response it is a note for [`render`], which gives it the form of the API that was called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiError {
     kind: ErrorKind,
     message: String,
+    /// The place in the request that is wrong, like `input[3]`.
+    place: Option<String>,
     retry_after: Option<u64>,
+    /// The API that was called, where the route alone does not say.
+    api: Option<Api>,
 }
 
 impl ApiError {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None }
+        Self { kind, message: message.into(), place: None, retry_after: None, api: None }
+    }
+
+    /// About a place in the request, which the message then starts with.
+    pub(crate) fn at(kind: ErrorKind, place: impl Into<String>, message: impl std::fmt::Display) -> Self {
+        let place = place.into();
+        Self { place: Some(place.clone()), ..Self::new(kind, format!("{place}: {message}")) }
     }
 
     /// The client may try again after this many seconds.
@@ -124,8 +111,10 @@ impl ApiError {
         self
     }
 
-    pub(crate) fn invalid_field(message: impl Into<String>) -> Self {
-        Self::new(ErrorKind::InvalidField, message)
+    /// The request was one to this API, whatever its route.
+    pub(crate) fn of(mut self, api: Api) -> Self {
+        self.api = Some(api);
+        self
     }
 
     pub(crate) fn loading() -> Self {
@@ -152,10 +141,6 @@ impl ApiError {
         )
     }
 
-    pub(crate) fn kind(&self) -> ErrorKind {
-        self.kind
-    }
-
     /// The headers that say when to try again.
     pub(crate) fn retry_headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         let Some(seconds) = self.retry_after.map(HeaderValue::from) else { return Vec::new() };
@@ -165,24 +150,24 @@ impl ApiError {
         }
         headers
     }
-
-    pub(crate) fn body(&self) -> ErrorBody {
-        let details = ErrorDetails {
-            message: self.message.clone(),
-            error_type: self.kind.error_type(),
-            code: self.kind.code(),
-        };
-        ErrorBody { error: details, detail: self.message.clone() }
-    }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.kind.status(), crate::respond::json(&self.body())).into_response();
-        response.headers_mut().extend(self.retry_headers());
-        if matches!(self.kind, ErrorKind::ShuttingDown | ErrorKind::RequestTimeout) {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.kind.status();
+        let headers = response.headers_mut();
+        headers.extend(self.retry_headers());
+        match self.kind {
+            ErrorKind::ShuttingDown | ErrorKind::RequestTimeout => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            ErrorKind::Unauthorized => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"danaus\""));
+            }
+            _ => {}
         }
+        response.extensions_mut().insert(self);
         response
     }
 }

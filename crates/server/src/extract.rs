@@ -15,6 +15,7 @@ use serde_json::error::Category;
 use crate::error::{ApiError, ErrorKind};
 use crate::service::Ready;
 use crate::state::AppState;
+use crate::types::{Object, TextList};
 
 /// How much of a body over the limit is read and thrown away, in multiples of the limit: most clients read no answer
 /// before they have sent everything, and would see a broken connection instead of the 413.
@@ -31,11 +32,28 @@ impl FromRequestParts<AppState> for Model {
     }
 }
 
+/// What a JSON document can be parsed as.
+pub(crate) trait FromJson: Sized + Send + 'static {
+    fn from_json(bytes: &[u8]) -> Result<Self, ApiError>;
+}
+
+impl<T: DeserializeOwned + Send + 'static> FromJson for Object<T> {
+    fn from_json(bytes: &[u8]) -> Result<Self, ApiError> {
+        parse(bytes)
+    }
+}
+
+impl FromJson for TextList {
+    fn from_json(bytes: &[u8]) -> Result<Self, ApiError> {
+        parse(bytes)
+    }
+}
+
 /// A JSON body of type `T`.
 #[derive(Debug)]
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
-impl<T: DeserializeOwned + Send + 'static> FromRequest<AppState> for JsonBody<T> {
+impl<T: FromJson> FromRequest<AppState> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
@@ -44,7 +62,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<AppState> for JsonBody<T>
         let config = state.config();
         let reader = BodyReader { limit: config.max_body_bytes, silence: config.read_timeout };
         let bytes = reader.read(body, &head.headers).await?;
-        let value = state.offload().quick(bytes.len(), move || parse(&bytes)).await??;
+        let value = state.offload().quick(bytes.len(), move || T::from_json(&bytes)).await??;
         Ok(Self(value))
     }
 }
@@ -156,8 +174,11 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     // A wrong type was met first, but what follows it may not even be JSON: that comes first for the client.
     serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| malformed(&error))?;
     let path = error.path().to_string();
-    let message = if path == "." { error.inner().to_string() } else { format!("{path}: {}", error.inner()) };
-    Err(ApiError::invalid_field(message))
+    Err(if path == "." {
+        ApiError::new(ErrorKind::InvalidField, error.inner().to_string())
+    } else {
+        ApiError::at(ErrorKind::InvalidField, path, error.inner())
+    })
 }
 
 fn malformed(error: &serde_json::Error) -> ApiError {

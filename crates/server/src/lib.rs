@@ -4,7 +4,9 @@
 //! response. The async runtime's threads only move bytes: parsing and tokenising large bodies, computing and
 //! serialising large answers happen elsewhere.
 
+mod auth;
 mod config;
+mod cors;
 mod error;
 mod extract;
 mod metrics;
@@ -20,7 +22,9 @@ mod state;
 mod types;
 mod worker;
 
+pub use auth::ApiKeys;
 pub use config::ServerConfig;
+pub use cors::CorsOrigin;
 pub use openapi::openapi_json;
 pub use routes::app;
 pub use serve::serve;

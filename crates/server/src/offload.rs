@@ -20,6 +20,11 @@ const LARGE_AT_ONCE: usize = 2;
 const FEWEST_AT_ONCE: usize = 4;
 const MOST_AT_ONCE: usize = 16;
 
+/// How much quick work, and how much tokenising of small texts, goes on at once.
+pub(crate) fn at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).clamp(FEWEST_AT_ONCE, MOST_AT_ONCE)
+}
+
 /// Runs blocking work on threads made for it, in three lanes that do not wait for each other.
 #[derive(Debug, Clone)]
 pub(crate) struct Offload {
@@ -30,9 +35,8 @@ pub(crate) struct Offload {
 
 impl Offload {
     pub(crate) fn new() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let lane = |at_once| Arc::new(Semaphore::new(at_once));
-        let at_once = cores.clamp(FEWEST_AT_ONCE, MOST_AT_ONCE);
+        let at_once = at_once();
         Self { quick: lane(at_once), small: lane(at_once), large: lane(LARGE_AT_ONCE) }
     }
 

@@ -1,16 +1,25 @@
-//! The OpenAPI document: made from the routes themselves, completed with this server's limits.
+//! The OpenAPI document: made from the routes themselves, completed with what only a running server knows.
 
-use std::collections::BTreeMap;
+mod errors;
+
+use std::borrow::Cow;
+use std::marker::PhantomData;
 use std::sync::LazyLock;
 
-use serde_json::Value;
-use utoipa::IntoResponses;
-use utoipa::OpenApi;
-use utoipa::openapi::response::{Response, ResponseBuilder};
-use utoipa::openapi::{ContentBuilder, HeaderBuilder, Ref, RefOr};
+use serde_json::{Map, Value, json};
+use utoipa::openapi::schema::OneOfBuilder;
+use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::{OpenApi, PartialSchema, ToSchema};
 
-use crate::error::{ApiError, ErrorBody, ErrorKind};
+pub(crate) use errors::{
+    BodyErrors, EmbedErrors, ModelErrors, OpenAiErrors, OpenAiUnavailableErrors, ShutdownError, TeiErrors,
+    UnavailableErrors,
+};
+
 use crate::routes;
+use crate::types::danaus::ErrorBody;
+use crate::types::openai::{OpenAiError, with_token_ids};
+use crate::types::tei::TeiError;
 
 /// What the routes do not say themselves.
 #[derive(OpenApi)]
@@ -18,132 +27,115 @@ use crate::routes;
     info(
         title = "danaus",
         description = "Embeds texts with M2-BERT, a long-context retrieval model.\n\n\
-            Every response carries `X-Request-Id`: the request's own, or a new one. Errors have the body `ErrorBody`; \
-            its message says what was expected, what came, and what to do. Unknown fields are ignored.",
+            Beside its own API the server has those of OpenAI and of Text Embeddings Inference, for clients made for them: \
+            the vectors are the same.\n\n\
+            Every response carries `X-Request-Id`: the request's own, or a new one. An error has the form of the API that \
+            was called; its message says what was expected, what came, and what to do. Unknown fields are ignored.",
     ),
-    components(schemas(ErrorBody)),
+    components(schemas(ErrorBody, OpenAiError, TeiError)),
     tags(
         (name = "Embeddings", description = "Texts to vectors"),
         (name = "Tokens", description = "Texts to tokens"),
+        (name = "OpenAI", description = "For clients of OpenAI"),
+        (name = "Text Embeddings Inference",
+            description = "For clients of Text Embeddings Inference; `POST /embed` and `GET /info` are for them, too"),
         (name = "Server", description = "State and documentation of this server"),
     )
 )]
 pub(crate) struct Base;
 
-/// The document as far as it is the same for every model, as JSON; for files and for generators of clients.
-pub fn openapi_json() -> String {
-    serde_json::to_string_pretty(&document(None)).expect("a JSON value always serialises")
+/// What the document says of one server only.
+#[derive(Debug, Default)]
+pub(crate) struct Deployment {
+    /// Length of the model's vectors, if it is known already.
+    pub(crate) dimension: Option<usize>,
+    /// Whether requests must bring an API key.
+    pub(crate) needs_key: bool,
+    /// Whether OpenAI's API takes token ids.
+    pub(crate) accepts_token_ids: bool,
 }
 
-/// The document of a server whose model makes vectors of this length, if it is known already.
+/// The document as far as it is the same for every server, as JSON; for files and for generators of clients.
+pub fn openapi_json() -> String {
+    serde_json::to_string_pretty(&document(&Deployment::default())).expect("a JSON value always serialises")
+}
+
+/// The document of one server.
 ///
 /// The limits that 413 stands for are not in the schemas: a body over them is well-formed, and another server takes it.
-pub(crate) fn document(dimension: Option<usize>) -> Value {
+pub(crate) fn document(deployment: &Deployment) -> Value {
     static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
-        serde_json::to_value(routes::documented().into_openapi())
-            .expect("utoipa's document has string keys only")
+        let mut document = serde_json::to_value(routes::documented().into_openapi())
+            .expect("utoipa's document has string keys only");
+        for_each_operation(&mut document, name_alias);
+        document
     });
     let mut document = DOCUMENT.clone();
-    let schema = document.pointer_mut("/components/schemas/Dimensions").and_then(Value::as_object_mut);
-    if let (Some(schema), Some(dimension)) = (schema, dimension) {
-        schema.insert("maximum".into(), dimension.into());
+    let schemas = &mut document["components"]["schemas"];
+    if let Some(dimension) = deployment.dimension {
+        schemas["Dimensions"]["maximum"] = dimension.into();
+    }
+    if deployment.accepts_token_ids {
+        with_token_ids(&mut schemas["EmbeddingsInput"]);
+    }
+    if deployment.needs_key {
+        document["components"]["securitySchemes"] = json!({"key": {"type": "http", "scheme": "bearer"}});
+        for_each_operation(&mut document, require_key);
     }
     document
 }
 
-/// The error responses of every route with a JSON body.
-pub(crate) struct BodyErrors;
-
-/// The error responses of every route that computes.
-pub(crate) struct ModelErrors;
-
-/// The error response of every route: during a shutdown there is no other.
-pub(crate) struct ShutdownError;
-
-/// The error response of routes that need the model to be loaded.
-pub(crate) struct UnavailableErrors;
-
-type Responses = BTreeMap<String, RefOr<Response>>;
-
-impl IntoResponses for BodyErrors {
-    fn responses() -> Responses {
-        use ErrorKind as Kind;
-        let example = |kind, message: &str| ApiError::new(kind, message);
-        [
-            describe(
-                "Not JSON, or an empty list of texts",
-                example(Kind::MalformedJson, "Malformed JSON: EOF while parsing a string at line 1 column 9"),
-            ),
-            describe(
-                "The client stopped sending its request",
-                example(Kind::RequestTimeout, "No data for 30 s: send the whole request body"),
-            ),
-            describe(
-                "Body or batch too large",
-                example(Kind::BatchTooLarge, "The request has 3000 texts, over the limit of 2048: split it"),
-            ),
-            describe(
-                "Not declared as JSON",
-                example(Kind::UnsupportedMediaType, "Missing Content-Type: expected application/json"),
-            ),
-            describe(
-                "A field with a wrong type or value, or a text over the model's length",
-                ApiError::invalid_field(
-                    "query: invalid type: integer `5`, expected a string or a list of strings",
-                ),
-            ),
-            describe("Internal error", ApiError::internal()),
-        ]
-        .into_iter()
-        .chain(UnavailableErrors::responses())
-        .collect()
+fn for_each_operation(document: &mut Value, change: impl Fn(&str, &mut Map<String, Value>)) {
+    for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
+        for operation in operations.as_object_mut().into_iter().flat_map(Map::values_mut) {
+            if let Some(operation) = operation.as_object_mut() {
+                change(path, operation);
+            }
+        }
     }
 }
 
-impl IntoResponses for ModelErrors {
-    fn responses() -> Responses {
-        let overloaded =
-            ApiError::new(ErrorKind::Overloaded, "The server is busy: try again in about 3 s").retry_after(3);
-        let late = ApiError::new(
-            ErrorKind::DeadlineExceeded,
-            "No result within the server's limit of 60 s per request",
-        );
-        let mut responses = BodyErrors::responses();
-        responses.extend([
-            describe("Too much waits already", overloaded),
-            describe("Not computed within the server's time limit", late),
-        ]);
-        responses
+/// Operations that several paths lead to need an id on each.
+fn name_alias(path: &str, operation: &mut Map<String, Value>) {
+    for (prefix, name) in [("/api/v1/", "api_v1"), ("/v1/", "v1")] {
+        if path.starts_with(prefix) {
+            let id = operation.get("operationId").and_then(Value::as_str).unwrap_or_default();
+            operation.insert("operationId".into(), format!("{name}_{id}").into());
+            return;
+        }
     }
 }
 
-impl IntoResponses for ShutdownError {
-    fn responses() -> Responses {
-        [describe("The server is shutting down", ApiError::shutting_down())].into()
+fn require_key(path: &str, operation: &mut Map<String, Value>) {
+    if ![routes::HEALTH, routes::METRICS].contains(&path) {
+        operation.insert("security".into(), json!([{"key": []}]));
+        let unauthorized = json!({
+            "description": "No API key, or none of this server's",
+            "headers": {"WWW-Authenticate": {"schema": {"type": "string"}}},
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        });
+        operation["responses"]["401"] = unauthorized;
     }
 }
 
-impl IntoResponses for UnavailableErrors {
-    fn responses() -> Responses {
-        [describe("The model is still loading, or the server is shutting down", ApiError::loading())].into()
+/// The schema of a body that is an `A` or a `B`.
+pub(crate) struct Either<A, B>(PhantomData<(A, B)>);
+
+impl<A: ToSchema, B: ToSchema> PartialSchema for Either<A, B> {
+    fn schema() -> RefOr<Schema> {
+        let [a, b] = [A::name(), B::name()].map(Ref::from_schema_name);
+        OneOfBuilder::new().item(a).item(b).into()
     }
 }
 
-/// Documents an error response: its status, its body, and the headers it is sent with.
-fn describe(description: &str, error: ApiError) -> (String, RefOr<Response>) {
-    let body = serde_json::to_value(error.body()).expect("an error's body has string keys only");
-    let content =
-        ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).example(Some(body)).build();
-    let mut response = ResponseBuilder::new().description(description).content("application/json", content);
-    for (name, _) in error.retry_headers() {
-        let meaning = "Whole seconds after which to try again";
-        let header = HeaderBuilder::new().schema(Some(integer_from_1())).description(Some(meaning)).build();
-        response = response.header(name.as_str(), header);
+impl<A: ToSchema, B: ToSchema> ToSchema for Either<A, B> {
+    fn name() -> Cow<'static, str> {
+        format!("{}Or{}", A::name(), B::name()).into()
     }
-    (error.kind().status().as_str().to_owned(), response.build().into())
-}
 
-fn integer_from_1() -> utoipa::openapi::schema::Object {
-    use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
-    ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer)).minimum(Some(1)).build()
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.extend([(A::name().into(), A::schema()), (B::name().into(), B::schema())]);
+        A::schemas(schemas);
+        B::schemas(schemas);
+    }
 }

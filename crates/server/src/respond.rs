@@ -1,9 +1,17 @@
 //! Responses with a JSON body.
 
-use axum::http::HeaderValue;
+use std::time::Duration;
+
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+
+use crate::error::ApiError;
+use crate::offload::Offload;
+use crate::service::{Embedded, Timing};
+
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// A serialised JSON document, as a response of status 200.
 #[derive(Debug, Clone)]
@@ -20,4 +28,28 @@ impl IntoResponse for JsonBytes {
     fn into_response(self) -> Response {
         ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], self.0).into_response()
     }
+}
+
+/// Answers with embeddings in the form that `form` gives them, and says where the time went.
+pub(crate) async fn embeddings<T: Serialize>(
+    offload: &Offload,
+    embedded: Embedded,
+    form: impl FnOnce(Embedded) -> T + Send + 'static,
+) -> Result<Response, ApiError> {
+    let timing = server_timing(embedded.timing);
+    let bytes = embedded.vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum();
+    let body = offload.quick(bytes, move || json(&form(embedded))).await?;
+    Ok(([(SERVER_TIMING, timing)], body).into_response())
+}
+
+/// Where the request's time went, in milliseconds, as browsers' developer tools show it.
+fn server_timing(timing: Timing) -> HeaderValue {
+    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let value = format!(
+        "tokenise;dur={:.3}, queue;dur={:.3}, compute;dur={:.3}",
+        milliseconds(timing.tokenise),
+        milliseconds(timing.queue),
+        milliseconds(timing.compute),
+    );
+    HeaderValue::from_str(&value).unwrap_or(HeaderValue::from_static(""))
 }

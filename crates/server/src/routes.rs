@@ -2,29 +2,33 @@
 
 mod docs;
 mod embed;
+mod openai;
 mod similarity;
 mod status;
+mod tei;
 mod tokenize;
 mod welcome;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::error::{ApiError, ErrorKind};
-use crate::middleware;
 use crate::openapi::Base;
 use crate::service::NamedTexts;
 use crate::state::AppState;
-use crate::types::TextInput;
+use crate::types::OneOrMany;
+use crate::{auth, cors, error, middleware};
 
-/// The one route that a shutdown leaves open.
+/// The one route that a shutdown leaves open; like [`METRICS`], it needs no API key.
 pub(crate) const HEALTH: &str = "/health";
+
+pub(crate) const METRICS: &str = "/metrics";
 
 /// How much of a path an error message repeats, in characters.
 const SHOWN_PATH: usize = 200;
@@ -32,12 +36,19 @@ const SHOWN_PATH: usize = 200;
 /// The application: every route, with what happens around it.
 pub fn app(state: AppState) -> Router {
     let (routes, _) = documented().split_for_parts();
-    routes
+    let routes = routes
         .route("/docs/", axum::routing::get(docs::page))
         .route("/docs/{*file}", axum::routing::get(docs::file))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn_with_state(state.clone(), middleware::refuse_in_shutdown))
+        .layer(from_fn_with_state(state.clone(), auth::authorise))
+        .layer(from_fn_with_state(state.clone(), middleware::refuse_in_shutdown));
+    let routes = match cors::layer(&state.config().cors_origins) {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    };
+    routes
+        .layer(from_fn(error::render))
         .layer(from_fn_with_state(state.clone(), middleware::observe))
         .with_state(state)
 }
@@ -47,12 +58,15 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Base::openapi())
         .routes(routes!(embed::embed))
         .routes(routes!(embed::embed_batch))
+        .merge(openai::router())
+        .nest("/v1", openai::router())
+        .nest("/api/v1", openai::router())
         .routes(routes!(similarity::similarity))
         .routes(routes!(tokenize::tokenize))
         .routes(routes!(status::health))
         .routes(routes!(status::info))
         .routes(routes!(status::metrics))
-        .routes(routes!(welcome::welcome))
+        .routes(routes!(welcome::welcome, tei::embed))
         .routes(routes!(docs::page))
         .routes(routes!(docs::openapi))
 }
@@ -93,13 +107,13 @@ struct Naming {
 }
 
 impl Naming {
-    fn name(&self, input: TextInput) -> Result<NamedTexts, ApiError> {
+    fn name<T>(&self, input: OneOrMany<T>) -> Result<NamedTexts<T>, ApiError> {
         let (texts, name) = match input {
-            TextInput::One(text) => (vec![text], self.one),
-            TextInput::Many(texts) if texts.is_empty() => {
+            OneOrMany::One(text) => (vec![text], self.one),
+            OneOrMany::Many(texts) if texts.is_empty() => {
                 return Err(ApiError::new(ErrorKind::EmptyList, self.empty));
             }
-            TextInput::Many(texts) => (texts, self.many),
+            OneOrMany::Many(texts) => (texts, self.many),
         };
         Ok(NamedTexts { texts, name, remedy: self.remedy })
     }

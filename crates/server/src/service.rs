@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use danaus_engine::{Backend, EngineError, Padding, Pooling, Text, finish};
-use danaus_model::{Encoding, Tokenizer, TokenizerError, truncate};
+use danaus_model::{Encoding, Tokenizer, truncate, truncate_start};
 
 use crate::config::ServerConfig;
 use crate::error::{ApiError, ErrorKind};
@@ -59,17 +59,69 @@ impl ModelInfo {
 /// How a request wants its texts embedded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EmbedOptions {
-    pub(crate) truncate: bool,
+    pub(crate) truncate: Truncate,
     pub(crate) dimensions: Option<usize>,
     pub(crate) normalize: bool,
     pub(crate) pooling: Pooling,
     pub(crate) padding: Padding,
 }
 
+/// What becomes of a text over the model's length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Truncate {
+    /// It is refused.
+    Never,
+    /// Its beginning is embedded.
+    End,
+    /// Its end is embedded.
+    Start,
+}
+
+impl From<bool> for Truncate {
+    fn from(truncate: bool) -> Self {
+        if truncate { Self::End } else { Self::Never }
+    }
+}
+
+/// What a text can come as.
+pub(crate) trait Source: Send + 'static {
+    /// Its size, for what it takes to tokenise it.
+    fn bytes(&self) -> usize;
+
+    /// Its token ids, special ones included; if there are more than `at_most`, enough of them to see that.
+    fn token_ids(self, tokenizer: &Tokenizer, at_most: usize) -> Result<Vec<u32>, String>;
+}
+
+impl Source for String {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+
+    fn token_ids(self, tokenizer: &Tokenizer, at_most: usize) -> Result<Vec<u32>, String> {
+        tokenizer.encode_ids(&self, at_most).map_err(|error| error.to_string())
+    }
+}
+
+/// Token ids, special ones included, as `POST /tokenize` gives them.
+impl Source for Vec<u32> {
+    fn bytes(&self) -> usize {
+        size_of_val(self.as_slice())
+    }
+
+    fn token_ids(self, tokenizer: &Tokenizer, _: usize) -> Result<Vec<u32>, String> {
+        let last = tokenizer.max_id();
+        match self.iter().find(|&&id| id > last) {
+            _ if self.is_empty() => Err("expected at least one token id".to_owned()),
+            Some(id) => Err(format!("there is no token {id}: this model's vocabulary has ids 0 to {last}")),
+            None => Ok(self),
+        }
+    }
+}
+
 /// A request's texts, and what to call each of them in an error.
 #[derive(Debug)]
-pub(crate) struct NamedTexts {
-    pub(crate) texts: Vec<String>,
+pub(crate) struct NamedTexts<T = String> {
+    pub(crate) texts: Vec<T>,
     /// The place of the text with this index in the request, like `query[3]`.
     pub(crate) name: fn(usize) -> String,
     /// What the request can do about a text over the model's length.
@@ -141,7 +193,7 @@ impl Ready {
     /// How texts are embedded where a request does not say.
     pub(crate) fn defaults(&self) -> EmbedOptions {
         EmbedOptions {
-            truncate: self.config.auto_truncate,
+            truncate: self.config.auto_truncate.into(),
             dimensions: None,
             normalize: true,
             pooling: self.config.pooling,
@@ -159,9 +211,9 @@ impl Ready {
     }
 
     /// Embeds a request's texts. Dropping the future takes the request out of the queue.
-    pub(crate) async fn embed(
+    pub(crate) async fn embed<T: Source>(
         &self,
-        request: NamedTexts,
+        request: NamedTexts<T>,
         options: EmbedOptions,
     ) -> Result<Embedded, ApiError> {
         self.check_dimensions(options.dimensions)?;
@@ -177,7 +229,11 @@ impl Ready {
         })
     }
 
-    async fn embed_checked(&self, request: NamedTexts, options: EmbedOptions) -> Result<Embedded, ApiError> {
+    async fn embed_checked<T: Source>(
+        &self,
+        request: NamedTexts<T>,
+        options: EmbedOptions,
+    ) -> Result<Embedded, ApiError> {
         let started = Instant::now();
         let prepared = self.prepare(request, options.truncate).await?;
         let tokenise = started.elapsed();
@@ -200,7 +256,9 @@ impl Ready {
             );
             return Err(ApiError::new(ErrorKind::BatchTooLarge, message));
         }
-        self.for_each_text(request, Tokenizer::encode, |encoding, _name| Ok(encoding)).await
+        let encode =
+            |tokenizer: &Tokenizer, text: String| tokenizer.encode(&text).map_err(|error| error.to_string());
+        self.for_each_text(request, encode, |encoding, _name| Ok(encoding)).await
     }
 
     fn check_count(&self, count: usize) -> Result<(), ApiError> {
@@ -226,44 +284,52 @@ impl Ready {
         let most = self.backend().dimension();
         match dimensions {
             Some(wanted) if wanted > most => {
-                let message = format!(
-                    "dimensions: the model's vectors have {most} components, cannot keep {wanted} of them"
-                );
-                Err(ApiError::invalid_field(message))
+                let message =
+                    format!("the model's vectors have {most} components, cannot keep {wanted} of them");
+                Err(ApiError::at(ErrorKind::InvalidField, "dimensions", message))
             }
             _ => Ok(()),
         }
     }
 
-    async fn prepare(&self, request: NamedTexts, may_truncate: bool) -> Result<Vec<Prepared>, ApiError> {
+    async fn prepare<T: Source>(
+        &self,
+        request: NamedTexts<T>,
+        cut: Truncate,
+    ) -> Result<Vec<Prepared>, ApiError> {
         let limit = self.backend().max_tokens();
         let remedy = request.remedy;
-        let counted = limit.saturating_mul(COUNTED_LENGTHS);
-        let tokenise = move |tokenizer: &Tokenizer, text: &str| tokenizer.encode_ids(text, counted);
+        // Where the end is wanted, all before it must be read.
+        let counted = if cut == Truncate::Start { usize::MAX } else { limit.saturating_mul(COUNTED_LENGTHS) };
+        let tokenise = move |tokenizer: &Tokenizer, text: T| text.token_ids(tokenizer, counted);
         let prepare = move |mut ids: Vec<u32>, name: String| {
             let count = ids.len();
-            if count > limit && !may_truncate {
-                let count = if count > counted { format!("more than {counted}") } else { count.to_string() };
-                let message = format!(
-                    "{name}: the text has {count} tokens, over the model's limit of {limit}: {remedy}"
-                );
-                return Err(ApiError::new(ErrorKind::TextTooLong, message));
-            }
-            let truncated = truncate(&mut ids, limit);
+            let truncated = match cut {
+                Truncate::Never if count > limit => {
+                    let more = if count > counted { "more than " } else { "" };
+                    let message = format!(
+                        "the text has {more}{} tokens, over the model's limit of {limit}: {remedy}",
+                        count.min(counted)
+                    );
+                    return Err(ApiError::at(ErrorKind::TextTooLong, name, message));
+                }
+                Truncate::Never | Truncate::End => truncate(&mut ids, limit),
+                Truncate::Start => truncate_start(&mut ids, limit),
+            };
             Ok(Prepared { ids, truncated })
         };
         self.for_each_text(request, tokenise, prepare).await
     }
 
     /// Tokenises every text off the runtime's threads; stops at the first error, or when the request is dropped.
-    async fn for_each_text<T, R: Send + 'static>(
+    async fn for_each_text<S: Source, T, R: Send + 'static>(
         &self,
-        request: NamedTexts,
-        tokenise: impl Fn(&Tokenizer, &str) -> Result<T, TokenizerError> + Send + 'static,
+        request: NamedTexts<S>,
+        tokenise: impl Fn(&Tokenizer, S) -> Result<T, String> + Send + 'static,
         make: impl Fn(T, String) -> Result<R, ApiError> + Send + 'static,
     ) -> Result<Vec<R>, ApiError> {
         let tokenizer = Arc::clone(&self.service.tokenizer);
-        let bytes = request.texts.iter().map(String::len).sum();
+        let bytes = request.texts.iter().map(Source::bytes).sum();
         let alive = Arc::new(());
         let watched = Arc::downgrade(&alive);
         let work = move || {
@@ -271,9 +337,9 @@ impl Ready {
             let texts = request.texts.into_iter().enumerate().take_while(|_| still_wanted());
             let made = texts.map(|(index, text)| {
                 let name = (request.name)(index);
-                match tokenise(&tokenizer, &text) {
+                match tokenise(&tokenizer, text) {
                     Ok(tokens) => make(tokens, name),
-                    Err(error) => Err(ApiError::invalid_field(format!("{name}: {error}"))),
+                    Err(error) => Err(ApiError::at(ErrorKind::InvalidField, name, error)),
                 }
             });
             made.collect()

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
@@ -29,6 +30,7 @@ struct Inner {
     /// Every request that was let in holds a receiver.
     in_flight: watch::Sender<()>,
     request_ids: RequestIds,
+    started: SystemTime,
 }
 
 impl AppState {
@@ -42,6 +44,7 @@ impl AppState {
             shutting_down: AtomicBool::new(false),
             in_flight: watch::Sender::new(()),
             request_ids: RequestIds::new(),
+            started: SystemTime::now(),
         }))
     }
 
@@ -107,6 +110,11 @@ impl AppState {
 
     pub(crate) fn offload(&self) -> &Offload {
         &self.0.offload
+    }
+
+    /// When the server was started, in seconds since 1970.
+    pub(crate) fn started(&self) -> u64 {
+        self.0.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
     }
 
     pub(crate) fn new_request_id(&self) -> String {

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::args::{PaddingWait, ServeArgs, usage_error};
+use crate::keys::api_keys;
 use crate::{padding, setup, signals};
 
 /// The port where neither `--port` nor `$PORT` says otherwise.
@@ -19,13 +20,13 @@ const DEFAULT_PORT: u16 = 8000;
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     args.compute.device.check()?;
     let port = port(args.port)?;
+    let config = server_config(&args)?;
     let runtime = tokio::runtime::Runtime::new().context("the async runtime cannot be started")?;
     let outcome = runtime.block_on(async {
         let listener = listen(&args.host, port).await?;
         let shutdown = shutdown(signals::listen()?);
         let address = listener.local_addr()?;
         tracing::info!(%address, "listening: documentation at http://{}/docs", visible(address));
-        let config = server_config(&args);
         danaus_server::serve(listener, config, move || load(&args), shutdown).await
     });
     // What still runs at this point (a load that was interrupted, a batch past the shutdown's timeout) is not waited for.
@@ -66,12 +67,16 @@ fn visible(address: std::net::SocketAddr) -> String {
     if address.ip().is_unspecified() { format!("localhost:{}", address.port()) } else { address.to_string() }
 }
 
-fn server_config(args: &ServeArgs) -> ServerConfig {
+fn server_config(args: &ServeArgs) -> anyhow::Result<ServerConfig> {
     let defaults = ServerConfig::default();
-    ServerConfig {
+    Ok(ServerConfig {
         max_batch_tokens: args.limits.max_batch_tokens,
         auto_truncate: args.text.auto_truncate,
         pooling: args.text.pooling,
+        strict_model: args.strict_model,
+        accept_token_ids: args.accept_token_ids,
+        api_keys: api_keys(&args.access.api_key, args.access.api_key_file.as_deref())?,
+        cors_origins: args.access.cors_origin.clone(),
         refuse_unprepared: args.padding_wait == PaddingWait::Refuse,
         max_body_bytes: args.limits.max_body.saturating_mul(1 << 20),
         max_inputs: args.limits.max_inputs,
@@ -81,7 +86,7 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
         request_timeout: args.limits.request_timeout,
         shutdown_timeout: args.limits.shutdown_timeout,
         ..defaults
-    }
+    })
 }
 
 fn load(args: &ServeArgs) -> anyhow::Result<Service> {

@@ -224,6 +224,18 @@ pub fn truncate(ids: &mut Vec<u32>, max_tokens: usize) -> bool {
     true
 }
 
+/// Shortens `ids` to `max_tokens` from their beginning: keeps the first, which is `[CLS]`, and the last `max_tokens - 1`.
+/// Returns whether it cut anything.
+pub fn truncate_start(ids: &mut Vec<u32>, max_tokens: usize) -> bool {
+    if ids.len() <= max_tokens {
+        return false;
+    }
+    let kept = max_tokens.min(1);
+    let cut = ids.len() - max_tokens;
+    ids.drain(kept..kept + cut);
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,10 +8,11 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use utoipa_swagger_ui::Config;
 
-use crate::error::{ApiError, ErrorBody, ErrorKind};
-use crate::openapi::{ShutdownError, document};
+use crate::error::{ApiError, ErrorKind};
+use crate::openapi::{Deployment, ShutdownError, document};
 use crate::respond::{JsonBytes, json};
 use crate::state::AppState;
+use crate::types::danaus::ErrorBody;
 
 /// Without a validator, whose badge would be fetched from another server.
 static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
@@ -58,7 +59,12 @@ pub(super) async fn file(Path(name): Path<String>) -> Result<Response, ApiError>
     ),
 )]
 pub(super) async fn openapi(State(state): State<AppState>) -> JsonBytes {
-    json(&document(state.ready().map(|ready| ready.backend().dimension())))
+    let config = state.config();
+    json(&document(&Deployment {
+        dimension: state.ready().map(|ready| ready.backend().dimension()),
+        needs_key: !config.api_keys.is_empty(),
+        accepts_token_ids: config.accept_token_ids,
+    }))
 }
 
 fn swagger_file(name: &str) -> Result<(String, Vec<u8>), ApiError> {

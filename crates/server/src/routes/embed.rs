@@ -1,19 +1,20 @@
 //! `POST /embed` and `POST /embed/batch`.
 
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use super::Naming;
-use crate::error::ApiError;
-use crate::extract::{JsonBody, Model};
-use crate::openapi::ModelErrors;
-use crate::respond::json;
-use crate::service::{EmbedOptions, NamedTexts, Timing};
+use super::{Naming, tei};
+use crate::error::{Api, ApiError};
+use crate::extract::{FromJson, JsonBody, Model};
+use crate::openapi::{Either, EmbedErrors, ModelErrors};
+use crate::respond::embeddings;
+use crate::service::{EmbedOptions, Embedded, NamedTexts, Ready};
 use crate::state::AppState;
-use crate::types::{EmbedRequest, EmbedResponse, Object, TextInput, TextList};
-
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+use crate::types::danaus::{EmbedRequest, EmbedResponse};
+use crate::types::tei::{TeiRequest, TeiResponse};
+use crate::types::{Object, TextInput, TextList};
 
 const EMPTY: &str = "Query list cannot be empty";
 
@@ -31,37 +32,70 @@ const BATCH: Naming = Naming {
     remedy: "shorten it, or send it to POST /embed with \"truncate\": true to embed its beginning",
 };
 
+/// A request of one of two APIs: with `query` it is the product's own, with `inputs` that of Text Embeddings Inference.
+#[derive(Debug)]
+pub(super) enum EmbedBody {
+    Danaus(EmbedRequest),
+    Tei(TeiRequest),
+}
+
+type EitherRequest = Either<EmbedRequest, TeiRequest>;
+type EitherResponse = Either<EmbedResponse, TeiResponse>;
+
+impl FromJson for EmbedBody {
+    fn from_json(bytes: &[u8]) -> Result<Self, ApiError> {
+        #[derive(Deserialize)]
+        struct Fields {
+            query: Option<IgnoredAny>,
+            inputs: Option<IgnoredAny>,
+        }
+        // What is not even that is an error, which the product's own API words.
+        match serde_json::from_slice(bytes) {
+            Ok(Object(Fields { query: None, inputs: Some(_) })) => {
+                let request = Object::from_json(bytes).map_err(|error| error.of(Api::Tei));
+                request.map(|Object(request)| Self::Tei(request))
+            }
+            _ => Object::from_json(bytes).map(|Object(request)| Self::Danaus(request)),
+        }
+    }
+}
+
 /// Embeds one text or several.
 ///
 /// The same text has the same vector alone and in any list. A text over the model's length is an error, unless
-/// `truncate` allows to cut it.
+/// `truncate` allows to cut it. With `inputs` instead of `query`, request, answer and errors are those of Text Embeddings
+/// Inference.
 #[utoipa::path(
     post,
     path = "/embed",
     tag = "Embeddings",
-    request_body = EmbedRequest,
+    request_body = EitherRequest,
     responses(
         (status = 200, description = "One vector per text, in order; a list of vectors also for one text",
-            body = EmbedResponse, headers(
+            body = EitherResponse, headers(
                 ("Server-Timing" = String, description = "Milliseconds spent: tokenise, queue, compute")
             )),
-        ModelErrors,
+        EmbedErrors,
     ),
 )]
 pub(super) async fn embed(
     State(state): State<AppState>,
     Model(model): Model,
-    JsonBody(Object(request)): JsonBody<Object<EmbedRequest>>,
+    JsonBody(body): JsonBody<EmbedBody>,
 ) -> Result<Response, ApiError> {
+    let request = match body {
+        EmbedBody::Danaus(request) => request,
+        EmbedBody::Tei(request) => return tei::answer(&state, &model, request).await,
+    };
     let defaults = model.defaults();
     let options = EmbedOptions {
-        truncate: request.truncate.unwrap_or(defaults.truncate),
+        truncate: request.truncate.map_or(defaults.truncate, Into::into),
         dimensions: request.dimensions.map(|dimensions| dimensions.0),
         normalize: request.normalize.unwrap_or(defaults.normalize),
         pooling: request.pooling.map_or(defaults.pooling, |pooling| pooling.0),
         padding: request.padding.map_or(defaults.padding, |padding| padding.0),
     };
-    answer(&state, Model(model), QUERY.name(request.query)?, options).await
+    answer(&state, &model, QUERY.name(request.query)?, options).await
 }
 
 /// Embeds a list of texts with the server's defaults.
@@ -82,39 +116,25 @@ pub(super) async fn embed_batch(
     Model(model): Model,
     JsonBody(TextList(texts)): JsonBody<TextList>,
 ) -> Result<Response, ApiError> {
-    let options = model.defaults();
-    answer(&state, Model(model), BATCH.name(TextInput::Many(texts))?, options).await
+    answer(&state, &model, BATCH.name(TextInput::Many(texts))?, model.defaults()).await
 }
 
 async fn answer(
     state: &AppState,
-    Model(model): Model,
+    model: &Ready,
     texts: NamedTexts,
     options: EmbedOptions,
 ) -> Result<Response, ApiError> {
     let embedded = model.embed(texts, options).await?;
-    let timing = server_timing(embedded.timing);
-    let bytes = embedded.vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum();
-    let response = EmbedResponse {
-        dimension: options.dimensions.unwrap_or(model.backend().dimension()),
+    let dimension = options.dimensions.unwrap_or(model.backend().dimension());
+    let model = model.model().id.clone();
+    let form = move |embedded: Embedded| EmbedResponse {
+        dimension,
         count: embedded.vectors.len(),
         embeddings: embedded.vectors,
-        model: model.model().id.clone(),
+        model,
         tokens: embedded.tokens,
         truncated: embedded.truncated,
     };
-    let body = state.offload().quick(bytes, move || json(&response)).await?;
-    Ok(([(SERVER_TIMING, timing)], body).into_response())
-}
-
-/// Where the request's time went, in milliseconds, as browsers' developer tools show it.
-fn server_timing(timing: Timing) -> HeaderValue {
-    let milliseconds = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
-    let value = format!(
-        "tokenise;dur={:.3}, queue;dur={:.3}, compute;dur={:.3}",
-        milliseconds(timing.tokenise),
-        milliseconds(timing.queue),
-        milliseconds(timing.compute),
-    );
-    HeaderValue::from_str(&value).unwrap_or(HeaderValue::from_static(""))
+    embeddings(state.offload(), embedded, form).await
 }

@@ -1,11 +1,16 @@
 //! `POST /similarity`.
 
+use axum::extract::State;
+use axum::response::Response;
+
 use crate::error::{ApiError, ErrorKind};
 use crate::extract::{JsonBody, Model};
 use crate::openapi::ModelErrors;
-use crate::respond::{JsonBytes, json};
+use crate::respond::embeddings;
 use crate::service::{EmbedOptions, NamedTexts};
-use crate::types::{Object, SimilarityRequest};
+use crate::state::AppState;
+use crate::types::Object;
+use crate::types::danaus::SimilarityRequest;
 
 /// Compares a sentence with others.
 ///
@@ -17,16 +22,20 @@ use crate::types::{Object, SimilarityRequest};
     tag = "Embeddings",
     request_body = SimilarityRequest,
     responses(
-        (status = 200, description = "One score per sentence, from -1 to 1", body = Vec<f32>, example = json!([0.83, 0.12])),
+        (status = 200, description = "One score per sentence, from -1 to 1", body = Vec<f32>, headers(
+            ("Server-Timing" = String, description = "Milliseconds spent: tokenise, queue, compute")
+        ), example = json!([0.83, 0.12])),
         ModelErrors,
     ),
 )]
 pub(super) async fn similarity(
+    State(state): State<AppState>,
     Model(model): Model,
     JsonBody(Object(request)): JsonBody<Object<SimilarityRequest>>,
-) -> Result<JsonBytes, ApiError> {
+) -> Result<Response, ApiError> {
     let defaults = model.defaults();
-    let options = EmbedOptions { truncate: request.truncate.unwrap_or(defaults.truncate), ..defaults };
+    let options =
+        EmbedOptions { truncate: request.truncate.map_or(defaults.truncate, Into::into), ..defaults };
     let Object(inputs) = request.inputs;
     if inputs.sentences.is_empty() {
         return Err(ApiError::new(ErrorKind::EmptyList, "Sentence list cannot be empty"));
@@ -37,7 +46,7 @@ pub(super) async fn similarity(
         remedy: "shorten it, or set \"truncate\": true to compare its beginning",
     };
     let embedded = model.embed(texts, options).await?;
-    Ok(json(&scores(&embedded.vectors)))
+    embeddings(state.offload(), embedded, |embedded| scores(&embedded.vectors)).await
 }
 
 /// The source sentence comes first, then the others.

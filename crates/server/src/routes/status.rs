@@ -7,10 +7,14 @@ use axum::response::{IntoResponse, Response};
 
 use crate::error::ApiError;
 use crate::extract::Model;
+use crate::offload;
 use crate::openapi::{ShutdownError, UnavailableErrors};
 use crate::respond::{JsonBytes, json};
 use crate::state::AppState;
-use crate::types::{FastErrors, FastLimits, FastPadding, FastRange, Health, Info, Limits, NotReady};
+use crate::types::danaus::{
+    ErrorBody, FastErrors, FastLimits, FastPadding, FastRange, Health, Info, Limits, NotReady,
+};
+use crate::types::tei::{TeiEmbeddingModel, TeiInfo, TeiModelType};
 use danaus_engine::padding::FarFields;
 
 /// Says whether the server is ready.
@@ -82,6 +86,18 @@ pub(super) async fn info(State(state): State<AppState>, Model(ready): Model) -> 
         synthetic: model.synthetic,
         warning: model.warning(),
         version: env!("CARGO_PKG_VERSION"),
+        tei: TeiInfo {
+            model_id: model.id.clone(),
+            model_sha: model.revision.clone(),
+            model_dtype: computing.dtype,
+            model_type: TeiModelType { embedding: TeiEmbeddingModel { pooling: config.pooling.to_string() } },
+            max_concurrent_requests: config.max_queued_texts,
+            max_input_length: backend.max_tokens(),
+            max_batch_tokens: config.max_batch_tokens,
+            max_batch_requests: None,
+            max_client_batch_size: config.max_inputs,
+            tokenization_workers: offload::at_once(),
+        },
     })
 }
 
@@ -104,7 +120,7 @@ fn fast_padding(far_fields: &FarFields) -> FastPadding {
     tag = "Server",
     responses(
         (status = 200, description = "Prometheus text format", body = String, content_type = "text/plain"),
-        (status = 500, description = "Internal error", body = crate::error::ErrorBody),
+        (status = 500, description = "Internal error", body = ErrorBody),
         ShutdownError,
     ),
 )]

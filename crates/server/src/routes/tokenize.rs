@@ -9,7 +9,8 @@ use crate::extract::{JsonBody, Model};
 use crate::openapi::BodyErrors;
 use crate::respond::{JsonBytes, json};
 use crate::state::AppState;
-use crate::types::{Object, TokenizeRequest, TokenizeResponse, TokenizedText};
+use crate::types::Object;
+use crate::types::danaus::{TokenizeRequest, TokenizeResponse, TokenizedText};
 
 const INPUTS: Naming = Naming {
     one: |_| "inputs".to_owned(),

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::openapi::ShutdownError;
 use crate::respond::json;
-use crate::types::Welcome;
+use crate::types::danaus::Welcome;
 
 const PAGE: &str = include_str!("welcome.html");
 

@@ -9,10 +9,13 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpect
 
 /// One text or a list of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum TextInput {
-    One(String),
-    Many(Vec<String>),
+pub(crate) enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
 }
+
+/// Texts as such.
+pub(crate) type TextInput = OneOrMany<String>;
 
 /// A list of texts.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -69,7 +69,12 @@ impl PartialSchema for PaddingName {
     }
 }
 
-impl ToSchema for TextInput {}
+impl ToSchema for TextInput {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "TextInput".into()
+    }
+}
+
 impl ToSchema for TextList {}
 impl ToSchema for Dimensions {}
 impl ToSchema for PoolingName {}

@@ -205,7 +205,7 @@ async fn an_empty_list_is_400() {
 async fn unknown_routes_are_404_and_wrong_methods_405() {
     let app = ready_app();
     for (method, path) in
-        [("GET", "/nothing"), ("POST", "/v1/nothing"), ("OPTIONS", "/nothing"), ("PUT", "/embed/")]
+        [("GET", "/nothing"), ("POST", "/v2/nothing"), ("OPTIONS", "/nothing"), ("PUT", "/embed/")]
     {
         let answer = request(&app, method, path).await;
         let message = format!("No route {method} {path}: GET /docs lists the routes");
@@ -219,7 +219,7 @@ async fn unknown_routes_are_404_and_wrong_methods_405() {
         ("DELETE", "/embed/batch", "POST"),
         ("POST", "/health", "GET,HEAD"),
         ("BREW", "/docs", "GET,HEAD"),
-        ("TRACE", "/", "GET,HEAD"),
+        ("TRACE", "/", "GET,HEAD,POST"),
     ] {
         let answer = request(&app, method, path).await;
         let message =

@@ -1,10 +1,13 @@
 //! The HTTP contract, against a real engine: a small synthetic model on the CPU and the real tokenizer.
 
+mod access;
 mod documents;
 mod embed;
 mod errors;
+mod openai;
 mod padding;
 mod scheduling;
 mod serving;
 mod status;
 mod support;
+mod tei;

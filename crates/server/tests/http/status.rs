@@ -34,9 +34,15 @@ async fn info_describes_model_device_and_limits() {
             "max_body_bytes": 33554432, "max_inputs": 2048, "max_batch_tokens": 2048, "max_queued_tokens": 8388608,
             "max_queued_texts": 65536, "request_timeout_seconds": null
         },
-        "synthetic": true, "warning": WARNING, "version": env!("CARGO_PKG_VERSION")
+        "synthetic": true, "warning": WARNING, "version": env!("CARGO_PKG_VERSION"),
+        // What clients of Text Embeddings Inference read.
+        "model_id": "small", "model_sha": "abc", "model_dtype": "f32",
+        "model_type": {"embedding": {"pooling": "mean"}}, "max_concurrent_requests": 65536,
+        "max_input_length": 256, "max_batch_tokens": 2048, "max_batch_requests": null,
+        "max_client_batch_size": 2048, "tokenization_workers": answer.json()["tokenization_workers"]
     });
     assert_eq!((answer.status, answer.json()), (StatusCode::OK, expected));
+    assert!(answer.json()["tokenization_workers"].as_u64() > Some(0));
 }
 
 #[tokio::test]

@@ -1,0 +1,269 @@
+//! The product's own API.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::tei::TeiInfo;
+use super::{Dimensions, Object, PaddingName, PoolingName, TextInput};
+
+/// Body of every error response.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct ErrorBody {
+    pub(crate) error: ErrorDetails,
+    /// The message again, where FastAPI's clients look for it.
+    #[schema(example = "Query list cannot be empty")]
+    pub(crate) detail: String,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct ErrorDetails {
+    /// What was expected, what came, and what to do.
+    #[schema(example = "Query list cannot be empty")]
+    pub(crate) message: String,
+    /// `invalid_request_error`, `rate_limit_error` or `server_error`.
+    #[serde(rename = "type")]
+    #[schema(example = "invalid_request_error")]
+    pub(crate) error_type: &'static str,
+    /// Stable name of the error, for programs.
+    #[schema(example = "empty_list")]
+    pub(crate) code: &'static str,
+}
+
+/// Texts to embed, and how.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"query": ["What is machine learning?", "A butterfly of the milkweed family"]}))]
+pub(crate) struct EmbedRequest {
+    pub(crate) query: TextInput,
+    /// Whether a text over the model's length is cut to it (its first tokens are kept) instead of being refused.
+    /// Default: the server's `--auto-truncate`.
+    pub(crate) truncate: Option<bool>,
+    pub(crate) dimensions: Option<Dimensions>,
+    /// Whether vectors are scaled to unit length. Default: true.
+    pub(crate) normalize: Option<bool>,
+    pub(crate) pooling: Option<PoolingName>,
+    pub(crate) padding: Option<PaddingName>,
+}
+
+/// One vector per text, in order.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "embeddings": [[0.6, 0.0, -0.8]], "dimension": 3, "count": 1,
+    "model": "togethercomputer/m2-bert-80M-32k-retrieval", "tokens": [7], "truncated": [false]
+}))]
+pub(crate) struct EmbedResponse {
+    /// The vectors, float32.
+    pub(crate) embeddings: Vec<Vec<f32>>,
+    /// Length of every vector.
+    pub(crate) dimension: usize,
+    /// Number of vectors.
+    pub(crate) count: usize,
+    /// The model that computed them.
+    pub(crate) model: String,
+    /// Tokens of each text as the model saw it, the two special ones included.
+    pub(crate) tokens: Vec<usize>,
+    /// Whether each text was cut to the model's length.
+    pub(crate) truncated: Vec<bool>,
+}
+
+/// Texts to tokenise.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"inputs": "What is machine learning?"}))]
+pub(crate) struct TokenizeRequest {
+    pub(crate) inputs: TextInput,
+}
+
+/// The tokens of each text, in order; never cut to the model's length.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TokenizeResponse {
+    /// One per text.
+    pub(crate) encodings: Vec<TokenizedText>,
+    /// Number of texts.
+    pub(crate) count: usize,
+    /// The model they are for.
+    pub(crate) model: String,
+}
+
+/// The tokens of one text, the two special ones included. The three lists have the same length.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"ids": [101, 7592, 102], "tokens": ["[CLS]", "hello", "[SEP]"], "offsets": [[0, 0], [0, 5], [0, 0]]}))]
+pub(crate) struct TokenizedText {
+    /// Token ids.
+    pub(crate) ids: Vec<u32>,
+    /// Tokens as the vocabulary spells them.
+    pub(crate) tokens: Vec<String>,
+    /// Start and end of each token in the text, in characters; [0, 0] for special tokens.
+    #[schema(value_type = Vec<[usize; 2]>)]
+    pub(crate) offsets: Vec<(usize, usize)>,
+}
+
+/// A sentence to compare with others.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"inputs": {
+    "source_sentence": "How do plants make food?",
+    "sentences": ["Photosynthesis turns light into sugar.", "The train leaves at noon."]
+}}))]
+pub(crate) struct SimilarityRequest {
+    #[schema(value_type = SimilarityInputs)]
+    pub(crate) inputs: Object<SimilarityInputs>,
+    /// Whether a text over the model's length is cut to it instead of being refused.
+    /// Default: the server's `--auto-truncate`.
+    pub(crate) truncate: Option<bool>,
+}
+
+/// The sentences of a comparison.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct SimilarityInputs {
+    /// Compared with each of `sentences`.
+    pub(crate) source_sentence: String,
+    /// At least one.
+    #[schema(min_items = 1)]
+    pub(crate) sentences: Vec<String>,
+}
+
+/// A ready server.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "status": "healthy", "model": "togethercomputer/m2-bert-80M-32k-retrieval", "device": "cpu", "embedding_dimension": 768
+}))]
+pub(crate) struct Health {
+    /// `healthy`.
+    pub(crate) status: &'static str,
+    /// The loaded model.
+    pub(crate) model: String,
+    /// Where it computes: `cpu`, `cuda` or `metal`.
+    pub(crate) device: &'static str,
+    /// Length of its vectors.
+    pub(crate) embedding_dimension: usize,
+    /// Present only where the weights are synthetic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(crate) warning: Option<&'static str>,
+}
+
+/// A server that does not answer yet, or no longer.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"status": "loading", "detail": "The model is still loading"}))]
+pub(crate) struct NotReady {
+    /// `loading` or `shutting down`.
+    pub(crate) status: &'static str,
+    /// The same for people.
+    pub(crate) detail: &'static str,
+}
+
+/// What runs here, and its limits.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Info {
+    /// The loaded model: hub id, folder name, or `synthetic`.
+    pub(crate) model: String,
+    /// Its revision on the hub; null where it does not come from there.
+    pub(crate) revision: Option<String>,
+    /// Length of its vectors.
+    pub(crate) dimension: usize,
+    /// The longest text, in tokens, the two special ones included.
+    pub(crate) max_tokens: usize,
+    /// Type of weights and activations in the matrix products.
+    pub(crate) dtype: &'static str,
+    /// `cpu`, `cuda` or `metal`.
+    pub(crate) device: &'static str,
+    /// Instruction set of the CPU kernels; empty on other devices.
+    pub(crate) instruction_set: &'static str,
+    /// Threads that one forward pass uses.
+    pub(crate) threads: usize,
+    /// Pooling where a request does not say: `mean`, `cls` or `model`.
+    pub(crate) pooling: String,
+    /// What surrounds a text in the encoder where a request does not say: `none`, `max-length` or `fast`.
+    pub(crate) padding: String,
+    /// What fast padding computes, and its measured errors; null where it is not prepared.
+    pub(crate) fast_padding: Option<FastPadding>,
+    /// Whether a text over the model's length is cut where a request does not say.
+    pub(crate) auto_truncate: bool,
+    pub(crate) limits: Limits,
+    /// Whether the weights are synthetic, so that vectors carry no meaning.
+    pub(crate) synthetic: bool,
+    /// Present only where the weights are synthetic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(crate) warning: Option<&'static str>,
+    /// Version of the server.
+    pub(crate) version: &'static str,
+    #[serde(flatten)]
+    pub(crate) tei: TeiInfo,
+}
+
+/// What fast padding computes, and its measured errors.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FastPadding {
+    /// The largest permitted error, in 1 - cosine to the vector of the padded text.
+    pub(crate) bound: f64,
+    /// Ranges of lengths; texts of other lengths are computed exactly.
+    pub(crate) ranges: Vec<FastRange>,
+}
+
+/// How texts of a range of lengths are computed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FastRange {
+    /// Fewest tokens.
+    pub(crate) shortest: usize,
+    /// Most tokens.
+    pub(crate) longest: usize,
+    /// Tokens and padding that are computed.
+    pub(crate) window: usize,
+    /// Positions of the padding beyond that are computed to stand for all of it; 0 where what it adds is the mean of probe texts.
+    pub(crate) sketch: usize,
+    /// The largest error of the probe texts by pooling, in 1 - cosine.
+    pub(crate) errors: FastErrors,
+    /// Which texts are computed so; others in another window, or exactly.
+    pub(crate) most_equal: FastLimits,
+}
+
+/// By pooling: the largest share of equal pairs among the tokens of a text that is computed so; null where none is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FastLimits {
+    /// Mean over the text's tokens.
+    pub(crate) mean: Option<f64>,
+    /// First token.
+    pub(crate) cls: Option<f64>,
+    /// What the model's configuration says.
+    pub(crate) model: Option<f64>,
+}
+
+/// Errors by pooling, in 1 - cosine.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FastErrors {
+    /// Mean over the text's tokens.
+    pub(crate) mean: f64,
+    /// First token.
+    pub(crate) cls: f64,
+    /// What the model's configuration says.
+    pub(crate) model: f64,
+}
+
+/// What the server lets in.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Limits {
+    /// Largest request body, in bytes.
+    pub(crate) max_body_bytes: usize,
+    /// Most texts in one request.
+    pub(crate) max_inputs: usize,
+    /// Most tokens computed at once.
+    pub(crate) max_batch_tokens: usize,
+    /// Most tokens that wait, over all requests.
+    pub(crate) max_queued_tokens: usize,
+    /// Most texts that wait, over all requests.
+    pub(crate) max_queued_texts: usize,
+    /// Longest time to an answer, in seconds; null where there is no limit.
+    pub(crate) request_timeout_seconds: Option<f64>,
+}
+
+/// Where to go from here.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"message": "danaus embeds texts with M2-BERT", "docs": "/docs", "health": "/health"}))]
+pub(crate) struct Welcome {
+    /// What this server is.
+    pub(crate) message: &'static str,
+    /// Its documentation.
+    pub(crate) docs: &'static str,
+    /// Whether it is ready.
+    pub(crate) health: &'static str,
+}
