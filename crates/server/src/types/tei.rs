@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 use super::{Dimensions, TextInput};
 
@@ -17,9 +18,14 @@ pub(crate) struct TeiRequest {
     /// Whether vectors are scaled to unit length. Default: true.
     pub(crate) normalize: Option<bool>,
     /// The name of a prompt to put before each text. M2-BERT has none, so any name is refused.
-    #[schema(value_type = ())]
+    #[schema(schema_with = null, required = false)]
     pub(crate) prompt_name: Option<String>,
     pub(crate) dimensions: Option<Dimensions>,
+}
+
+/// The schema of a field that can only be null.
+fn null() -> Object {
+    ObjectBuilder::new().schema_type(Type::Null).build()
 }
 
 /// Which end of a text over the model's length is cut off. Default: `Right`.
@@ -83,7 +89,7 @@ pub(crate) struct TeiInfo {
     /// The same as in `limits`.
     pub(crate) max_batch_tokens: usize,
     /// Null: batches are bounded in tokens.
-    #[schema(value_type = ())]
+    #[schema(schema_with = null)]
     pub(crate) max_batch_requests: Option<usize>,
     /// The same as `limits.max_inputs`.
     pub(crate) max_client_batch_size: usize,
