@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{bits, golden_ids, small_config};
-use danaus_engine::padding::{Probes, prepare};
+use danaus_engine::padding::{FarField, Probes, Recording, Window, prepare};
 use danaus_engine::{
     Backend, BackendOptions, CpuBackend, Dtype, EngineError, Padding, Pooling, Text, finish,
 };
@@ -86,6 +86,27 @@ fn padded_texts_too_and_those_of_fast_padding() {
             .map(|text| embed_padded(&one, std::slice::from_ref(text), Pooling::Mean, padding).remove(0))
             .collect();
         assert_eq!(embed_padded(&many, &texts, Pooling::Mean, padding), alone);
+    }
+}
+
+/// Short windows recorded beside a longer text use the filters that they use alone, whose precision may be another.
+#[test]
+fn far_fields_do_not_depend_on_kept_filters() {
+    let config = ModelConfig { long_conv_l_max: 5000, max_position_embeddings: 5000, ..small_config() };
+    let model = synthetic(&config, 7);
+    let ids = golden_ids(9);
+    for dtype in DTYPES {
+        let [none, some, all] = [0, 3 << 20, usize::MAX].map(|cache| {
+            let backend = backend_of(dtype, &model, 2, cache);
+            let windows = backend.windows();
+            let mut recordings = [40, 1500].map(|window| Recording::new(windows.shape(window)));
+            let vectors =
+                windows.encode(&ids, Window { rows: 5000, far_field: None }, &mut recordings).unwrap();
+            let far_fields =
+                recordings.each_ref().map(|recording| FarField::mean([recording]).values().to_vec());
+            (vectors.iter().map(|v| bits(v)).collect::<Vec<_>>(), far_fields)
+        });
+        assert!(none == all && some == all, "{dtype}");
     }
 }
 

@@ -79,6 +79,15 @@ pub(super) struct LayerStates {
     states: [[Buffer<u32>; 2]; 2],
 }
 
+/// The states of a layer for the filters that a pass makes: for those of up to [`KEPT_LENGTH`] taps, and for longer ones,
+/// whose precision may be another.
+#[derive(Debug, Default)]
+pub(super) struct FreshStates([LayerStates; 2]);
+
+/// The [`FreshStates`] of a layer, or kept ones; `None` where the pass makes no such filter.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PassStates<'a>([Option<&'a LayerStates>; 2]);
+
 /// The states of a branch, forward and reverse.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BranchStates<'a> {
@@ -97,7 +106,8 @@ impl Default for LayerStates {
 pub(super) struct FilterPlan {
     /// One for each length that was asked for.
     pub sources: Vec<Source>,
-    states: StatesSource,
+    /// For the filters of up to [`KEPT_LENGTH`] taps that are made in the pass, and for longer ones.
+    states: [StatesSource; 2],
 }
 
 /// Where a text's filters come from.
@@ -173,11 +183,13 @@ impl FilterBank {
             .map(filter_length)
             .map(|length| sources.entry(length).or_insert_with(|| self.source(compute, length)).clone())
             .collect();
-        let made = sources.iter().filter_map(|source| match source {
-            &Source::Made(length) => Some(length),
-            Source::Kept(_) => None,
+        let states = [false, true].map(|long| {
+            let made = sources.iter().filter_map(|source| match source {
+                &Source::Made(length) => (is_long(length) == long).then_some(length),
+                Source::Kept(_) => None,
+            });
+            made.max().map_or(StatesSource::None, |length| self.states(compute, length))
         });
-        let states = made.max().map_or(StatesSource::None, |length| self.states(compute, length));
         FilterPlan { sources, states }
     }
 
@@ -187,7 +199,7 @@ impl FilterBank {
 
     /// The form of filters of `length` taps: those that may be kept are as compact as the products' precision allows.
     pub fn form(&self, length: usize) -> FilterForm {
-        let compact = self.precision != Precision::F32 && length <= KEPT_LENGTH;
+        let compact = self.precision != Precision::F32 && !is_long(length);
         FilterForm { isa: self.isa, length, compact }
     }
 
@@ -195,7 +207,7 @@ impl FilterBank {
         if let Some(filters) = self.kept().filters.get(&length) {
             return Source::Kept(Arc::clone(filters));
         }
-        if length > KEPT_LENGTH || !self.make_room(length) {
+        if is_long(length) || !self.make_room(length) {
             return Source::Made(length);
         }
         let filters = Arc::new(self.make(compute, length));
@@ -207,11 +219,9 @@ impl FilterBank {
 
     /// All filters of a length.
     fn make(&self, compute: &Compute, length: usize) -> KeptFilters {
-        let plan = FilterPlan { sources: Vec::new(), states: StatesSource::Generated(length) };
-        let mut fresh = LayerStates::default();
+        let mut states = LayerStates::default();
         let layer = |layer| {
-            let states = plan.layer_states(self, compute, layer, &mut fresh);
-            let states = states.expect("states were asked for");
+            self.generate(compute, layer, length, &mut states);
             [Branch::Mixer, Branch::Residual].map(|branch| {
                 let generator = self.generator(layer, branch);
                 let chunks: Vec<_> = (0..self.channels.div_ceil(CHUNK)).collect();
@@ -234,11 +244,11 @@ impl FilterBank {
         let positions = self.positions(length);
         let mut kept = self.kept();
         let enough = kept.states.as_ref().filter(|states| states.positions >= positions);
-        if let (Some(states), true) = (enough, length > KEPT_LENGTH) {
+        if let (Some(states), true) = (enough, is_long(length)) {
             return StatesSource::Kept(Arc::clone(states));
         }
         let bytes = self.states_bytes(positions) + self.filter_bytes(kept.filters.keys());
-        if length <= KEPT_LENGTH || bytes > self.budget {
+        if !is_long(length) || bytes > self.budget {
             return StatesSource::Generated(length);
         }
         kept.states = None;
@@ -258,10 +268,9 @@ impl FilterBank {
         length.min(self.generators.first().map_or(0, |[mixer, _]| mixer.time.len()))
     }
 
-    /// The precision in which filters of `length` taps are made. A pass has texts of up to [`KEPT_LENGTH`] tokens or a single
-    /// longer one, so that one precision serves all its filters.
+    /// The precision in which filters of `length` taps are made, whatever else a pass computes.
     fn precision(&self, length: usize) -> Precision {
-        if length <= KEPT_LENGTH { Precision::F32 } else { self.precision }
+        if is_long(length) { self.precision } else { Precision::F32 }
     }
 
     /// States of a layer, for filters of `length` taps.
@@ -332,22 +341,39 @@ impl FilterBank {
 }
 
 impl FilterPlan {
-    /// The states of a layer, where the pass needs them: kept ones, or `fresh` ones.
+    /// The states of a layer that the pass needs: kept ones, or `fresh` ones.
     pub fn layer_states<'a>(
         &'a self,
         bank: &FilterBank,
         compute: &Compute,
         layer: usize,
-        fresh: &'a mut LayerStates,
-    ) -> Option<&'a LayerStates> {
-        match &self.states {
+        fresh: &'a mut FreshStates,
+    ) -> PassStates<'a> {
+        let [short, long] = &mut fresh.0;
+        let [of_short, of_long] = &self.states;
+        PassStates([(of_short, short), (of_long, long)].map(|(source, fresh)| match source {
             StatesSource::None => None,
             StatesSource::Kept(states) => Some(&states.layers[layer]),
             &StatesSource::Generated(length) => {
                 bank.generate(compute, layer, length, fresh);
-                Some(fresh)
+                Some(&*fresh)
             }
-        }
+        }))
+    }
+}
+
+/// Whether filters of `length` taps are made in each pass, and in the products' precision.
+fn is_long(length: usize) -> bool {
+    length > KEPT_LENGTH
+}
+
+impl<'a> PassStates<'a> {
+    /// Those of a branch, for filters of `length` taps.
+    ///
+    /// # Panics
+    /// Where the pass makes no filters of about that length.
+    pub fn of(self, branch: Branch, length: usize) -> BranchStates<'a> {
+        self.0[usize::from(is_long(length))].expect("a plan with filters to make has states").of(branch)
     }
 }
 
@@ -372,7 +398,7 @@ impl KeptFilters {
 }
 
 impl LayerStates {
-    pub fn of(&self, branch: Branch) -> BranchStates<'_> {
+    fn of(&self, branch: Branch) -> BranchStates<'_> {
         BranchStates { precision: self.precision, states: &self.states[branch as usize] }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use danaus_simd::{Simd, Vectorized};
 
-use super::activations::{Activations, Precision, bf16_bits};
+use super::activations::{Activations, Precision, pack_bf16};
 use super::panels::PackedWeight;
 use super::tile::{self, Dot, MAX_PANEL, MAX_ROWS, Panel, Sums, tile};
 use crate::math::gelu;
@@ -174,15 +174,7 @@ impl GatedProduct<'_> {
     fn store(&mut self, row: usize, start: usize, values: &[f32]) {
         match &mut self.out {
             GatedOutput::F32(out) => out.row_mut(row)[start..start + values.len()].copy_from_slice(values),
-            GatedOutput::Bf16(out) => {
-                let words = &mut out.row_mut(row)[start / 2..];
-                let pairs = values.chunks_exact(2);
-                if let &[last] = pairs.remainder() {
-                    words[values.len() / 2] = bf16_bits(last);
-                }
-                let pairs = words.iter_mut().zip(pairs);
-                pairs.for_each(|(word, pair)| *word = bf16_bits(pair[0]) | bf16_bits(pair[1]) << 16);
-            }
+            GatedOutput::Bf16(out) => pack_bf16(values, &mut out.row_mut(row)[start / 2..]),
         }
     }
 }
