@@ -6,5 +6,5 @@ mod functions;
 
 pub use functions::{
     FilterMlp, SineLayer, add_far_field, block_diagonal, filter_taps, gelu, layer_norm, linear, long_conv,
-    short_conv,
+    mean_rows, short_conv,
 };
