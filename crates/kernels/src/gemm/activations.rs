@@ -137,12 +137,12 @@ fn bf16_bits(x: f32) -> u32 {
 /// Writes values as bfloat16, two to a word, the first in the lower half; what fills up the last word is zero.
 #[inline(always)]
 pub(crate) fn pack_bf16(x: &[f32], words: &mut [u32]) {
-    let (pairs, rest) = x.as_chunks::<2>();
-    if let &[last] = rest {
-        words[pairs.len()] = bf16_bits(last);
+    let pairs = x.chunks_exact(2);
+    if let &[last] = pairs.remainder() {
+        words[x.len() / 2] = bf16_bits(last);
     }
-    for (word, &[first, second]) in words.iter_mut().zip(pairs) {
-        *word = bf16_bits(first) | bf16_bits(second) << 16;
+    for (word, pair) in words.iter_mut().zip(pairs) {
+        *word = bf16_bits(pair[0]) | bf16_bits(pair[1]) << 16;
     }
 }
 
