@@ -13,9 +13,6 @@ use crate::matrix::{Matrix, MatrixMut};
 /// Rows whose activations stay in the level-2 cache while the panels stream by.
 const ROW_BLOCK: usize = 96;
 
-/// Bytes between a step's words and those that are prefetched where there is but one tile of rows.
-const LOOK_AHEAD: usize = 2048;
-
 /// What a product adds to `a * weightᵀ` as it is written.
 #[derive(Debug, Clone, Copy)]
 pub enum Epilogue<'a> {
@@ -202,15 +199,14 @@ fn places(rows: usize, most: usize, panels: usize) -> impl Iterator<Item = Place
 }
 
 /// What a tile prefetches, a line at each step: the first three tiles of a panel (a step's words are three lines) a third of the
-/// next panel each, a single one a little ahead of itself, others nothing that is not there already.
+/// next panel each, others and a single one (which the CPU keeps up with) nothing that is not there already.
 #[inline(always)]
 fn ahead(words: &[u32], number: usize, single: bool) -> *const u8 {
     let (start, line) = (words.as_ptr().cast::<u8>(), 64);
     let panel = size_of_val(words);
     let third = (panel / 3).next_multiple_of(line);
     match number {
-        0 if single => start.wrapping_add(LOOK_AHEAD),
-        0..3 => start.wrapping_add(panel + number * third),
+        0..3 if !single => start.wrapping_add(panel + number * third),
         _ => start,
     }
 }
