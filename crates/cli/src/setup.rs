@@ -48,6 +48,9 @@ pub fn load_profiled(
     if let (Some(revision), false) = (&options.revision, matches!(options.source, ModelSource::Hub(_))) {
         tracing::warn!("revision {revision} is ignored: {} is no hub model", options.source);
     }
+    if let Some(threads) = compute.threads {
+        danaus_model::use_threads(threads).context("the threads to load with cannot be started")?;
+    }
     let started = Instant::now();
     tracing::info!(model = %options.source, "loading");
     let model = danaus_model::load(options)

@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{bits, golden_ids, small_config};
-use danaus_engine::padding::{Probes, prepare};
+use danaus_engine::padding::{FarField, Probes, Record, Recording, Samples, Sketch, Window, prepare};
 use danaus_engine::{
     Backend, BackendOptions, CpuBackend, Dtype, EngineError, Padding, Pooling, Text, finish,
 };
@@ -86,6 +86,36 @@ fn padded_texts_too_and_those_of_fast_padding() {
             .map(|text| embed_padded(&one, std::slice::from_ref(text), Pooling::Mean, padding).remove(0))
             .collect();
         assert_eq!(embed_padded(&many, &texts, Pooling::Mean, padding), alone);
+    }
+}
+
+/// Short windows recorded beside a longer text use the filters that they use alone, whose precision may be another.
+#[test]
+fn far_fields_do_not_depend_on_kept_filters() {
+    let config = ModelConfig { long_conv_l_max: 5000, max_position_embeddings: 5000, ..small_config() };
+    let model = synthetic(&config, 7);
+    let ids = golden_ids(9);
+    for dtype in DTYPES {
+        let [none, some, all] = [0, 3 << 20, usize::MAX].map(|cache| {
+            let backend = backend_of(dtype, &model, 2, cache);
+            let windows = backend.windows();
+            let taps = windows.segment_taps();
+            let sizes = [40, 1500];
+            let far_fields = sizes.map(|window| Recording::new(windows.shape(window))).into();
+            let samples = sizes.map(|window| Samples::new(&taps, window)).into();
+            let mut record = Record { far_fields, samples };
+            let vectors = windows.encode(&ids, Window::alone(5000), &mut record).unwrap();
+            let taps = Arc::new(taps);
+            let windows = record.far_fields.iter_mut().zip(&record.samples);
+            // A sketch's values and what is left of the far field hold all that was recorded.
+            let values = windows.map(|(recording, samples)| {
+                let sketch = Sketch::new(&taps, samples, recording);
+                (sketch.values().to_vec(), FarField::from(&*recording).values().to_vec())
+            });
+            let values: Vec<_> = values.collect();
+            (vectors.iter().map(|v| bits(v)).collect::<Vec<_>>(), values, taps.values().to_vec())
+        });
+        assert!(none == all && some == all, "{dtype}");
     }
 }
 

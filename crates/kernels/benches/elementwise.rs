@@ -1,10 +1,13 @@
-//! LayerNorm and the short convolution on one thread, with the CPU's best instruction set. Items are values (tokens times
+//! LayerNorm, the short convolution, means and far fields on one thread, with the CPU's best instruction set. Items are values (tokens times
 //! channels).
 
 mod common;
 
 use common::{CASE_TIME, values};
-use danaus_kernels::{Buffer, MatrixMut, ShortFilter, Texts, layer_norm, short_conv, short_conv_gate};
+use danaus_kernels::{
+    Buffer, Matrix, MatrixMut, ShortFilter, Texts, add_far_field, layer_norm, mean_rows, short_conv,
+    short_conv_gate,
+};
 use danaus_simd::Isa;
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -62,4 +65,26 @@ fn short_convolution(bencher: Bencher<'_, '_>, tokens: usize) {
 #[divan::bench(args = TOKENS, max_time = CASE_TIME)]
 fn short_convolution_and_gate(bencher: Bencher<'_, '_>, tokens: usize) {
     time(bencher, tokens, short_conv_gate);
+}
+
+/// The mean over a text's tokens.
+#[divan::bench(args = TOKENS, max_time = CASE_TIME)]
+fn mean(bencher: Bencher<'_, '_>, tokens: usize) {
+    let (x, mut out) = (matrix(tokens * HIDDEN), matrix(HIDDEN));
+    bencher
+        .counter(ItemsCount::new(tokens * HIDDEN))
+        .bench_local(|| mean_rows(Isa::best(), Matrix::new(&x, HIDDEN), &mut out));
+}
+
+/// A far field added to a chunk's columns of the mixed states, as the residual has it and through the mixer's gate.
+#[divan::bench(args = ["plain", "gated"], max_time = CASE_TIME)]
+fn far_field_of_512_tokens(bencher: Bencher<'_, '_>, name: &str) {
+    let (tokens, channels) = (512, CHUNK / 3);
+    let far: Vec<u16> = values(tokens * HIDDEN).iter().map(|x| (x.to_bits() >> 16) as u16).collect();
+    let (mut out, chunk) = (matrix(tokens * HIDDEN), matrix(tokens * CHUNK));
+    bencher.counter(ItemsCount::new(tokens * channels)).bench_local(|| {
+        let far = Matrix::new(&far, HIDDEN).columns(0, channels);
+        let gate = (name == "gated").then(|| Matrix::new(&chunk, CHUNK).columns(channels, channels));
+        add_far_field(Isa::best(), MatrixMut::new(&mut out, HIDDEN).columns(0, channels), far, gate);
+    });
 }

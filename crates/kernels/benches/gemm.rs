@@ -74,6 +74,24 @@ fn gated_bf16(bencher: Bencher<'_, '_>, rows: usize) {
     });
 }
 
+/// GELU and gate, in products of one input, which cost next to nothing themselves: items are outputs.
+#[divan::bench(args = ["f32", "bf16"], max_time = CASE_TIME)]
+fn gelu_and_gate_96_rows_of_768(bencher: Bencher<'_, '_>, output: &str) {
+    let case = Case { inputs: 1, outputs: 768, rows: 96 };
+    let pack = || PackedWeight::new(Isa::best(), Precision::F32, &values(case.outputs), case.outputs, 1);
+    let (weights, input) = ([pack(), pack()], Input::new(Precision::F32, case));
+    let (mut plain, mut words) =
+        (Buffer::zeroed(case.rows * case.outputs), Buffer::zeroed(case.rows * case.outputs / 2));
+    bencher.counter(ItemsCount::new(case.rows * case.outputs)).bench_local(|| {
+        let output = match output {
+            "f32" => GatedOutput::F32(MatrixMut::new(&mut plain, case.outputs)),
+            _ => GatedOutput::Bf16(MatrixMut::new(&mut words, case.outputs / 2)),
+        };
+        let a = input.activations();
+        multiply_gated((a, &weights[0]), (a, &weights[1]), output);
+    });
+}
+
 /// Activations brought to a precision: items are values.
 #[divan::bench(args = ["bf16", "int8"], max_time = CASE_TIME)]
 fn encoding_128_rows_of_768(bencher: Bencher<'_, '_>, name: &str) {

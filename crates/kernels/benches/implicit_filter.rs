@@ -39,13 +39,38 @@ fn states(bencher: Bencher<'_, '_>, positions: usize) {
     });
 }
 
+/// The same, rounded to bfloat16.
+#[divan::bench(args = POSITIONS, max_time = CASE_TIME)]
+fn states_bf16(bencher: Bencher<'_, '_>, positions: usize) {
+    let (mlp, features) = (mlp(), values(positions * FEATURES));
+    let mut out = Buffer::zeroed(positions * WIDTH / 2);
+    bencher.counter(ItemsCount::new(positions * WIDTH)).bench_local(|| {
+        let out = MatrixMut::new(&mut out, WIDTH / 2);
+        mlp.write_bf16_states(Isa::best(), Matrix::new(&features, FEATURES), out);
+    });
+}
+
 /// Both directions' taps of a chunk from float32 states.
 #[divan::bench(args = POSITIONS, max_time = CASE_TIME)]
 fn taps(bencher: Bencher<'_, '_>, positions: usize) {
+    let states: Vec<u32> = values(positions * WIDTH).iter().map(|x| x.to_bits()).collect();
+    make(bencher, Precision::F32, &states, positions);
+}
+
+/// From bfloat16 ones.
+#[divan::bench(args = POSITIONS, max_time = CASE_TIME)]
+fn taps_bf16(bencher: Bencher<'_, '_>, positions: usize) {
+    let mut states = vec![0; positions * WIDTH / 2];
+    let features = values(positions * FEATURES);
+    let out = MatrixMut::new(&mut states, WIDTH / 2);
+    mlp().write_bf16_states(Isa::best(), Matrix::new(&features, FEATURES), out);
+    make(bencher, Precision::Bf16, &states, positions);
+}
+
+fn make(bencher: Bencher<'_, '_>, precision: Precision, states: &[u32], positions: usize) {
     let isa = Isa::best();
-    let weight = PackedWeight::new(isa, Precision::F32, &values(CHANNELS * WIDTH), CHANNELS, WIDTH);
-    let states = values(positions * WIDTH);
-    let states = Activations::plain(Matrix::new(&states, WIDTH));
+    let weight = PackedWeight::new(isa, precision, &values(CHANNELS * WIDTH), CHANNELS, WIDTH);
+    let states = Activations::words(precision, Matrix::new(states, precision.words(WIDTH)));
     let time: Vec<f32> = values(positions).iter().map(|time| time.abs()).collect();
     let window = FilterWindow { time: &time, deltas: &values(CHANNELS) };
     let mut out = [Buffer::zeroed(positions * CHANNELS), Buffer::zeroed(positions * CHANNELS)];

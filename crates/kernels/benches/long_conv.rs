@@ -24,15 +24,15 @@ fn main() {
     divan::main();
 }
 
-fn form(length: usize) -> FilterForm {
-    FilterForm { isa: Isa::best(), length, compact: false }
+fn form(length: usize, compact: bool) -> FilterForm {
+    FilterForm { isa: Isa::best(), length, compact }
 }
 
-fn filter(scratch: &mut ConvScratch, tokens: usize) -> LongFilter {
+fn filter(scratch: &mut ConvScratch, tokens: usize, compact: bool) -> LongFilter {
     let mut filter = LongFilter::default();
     let (taps, skip) = (values(tokens * CHANNELS), values(CHANNELS));
     let taps = Matrix::new(&taps, CHANNELS);
-    filter.set(form(filter_length(tokens)), scratch, [taps, taps], &skip);
+    filter.set(form(filter_length(tokens), compact), scratch, [taps, taps], &skip);
     filter
 }
 
@@ -40,7 +40,7 @@ fn filter(scratch: &mut ConvScratch, tokens: usize) -> LongFilter {
 #[divan::bench(args = TOKENS, max_time = CASE_TIME)]
 fn gated(bencher: Bencher<'_, '_>, tokens: usize) {
     let mut scratch = ConvScratch::default();
-    let filter = filter(&mut scratch, tokens);
+    let filter = filter(&mut scratch, tokens, false);
     let mut chunk = Buffer::zeroed(tokens * 3 * CHANNELS);
     chunk.copy_from_slice(&values(tokens * 3 * CHANNELS));
     let mut mixed = Buffer::zeroed(tokens * HIDDEN);
@@ -55,8 +55,18 @@ fn gated(bencher: Bencher<'_, '_>, tokens: usize) {
 /// As the residual has it: from the columns of the hidden states, added to those of the mixed ones.
 #[divan::bench(args = TOKENS, max_time = CASE_TIME)]
 fn residual(bencher: Bencher<'_, '_>, tokens: usize) {
+    add(bencher, tokens, false);
+}
+
+/// The same with a spectrum of 16-bit integers.
+#[divan::bench(args = [64, 128, 512, 2048], max_time = CASE_TIME)]
+fn residual_compact(bencher: Bencher<'_, '_>, tokens: usize) {
+    add(bencher, tokens, true);
+}
+
+fn add(bencher: Bencher<'_, '_>, tokens: usize, compact: bool) {
     let mut scratch = ConvScratch::default();
-    let filter = filter(&mut scratch, tokens);
+    let filter = filter(&mut scratch, tokens, compact);
     let mut hidden = Buffer::zeroed(tokens * HIDDEN);
     hidden.copy_from_slice(&values(tokens * HIDDEN));
     let mut mixed = Buffer::zeroed(tokens * HIDDEN);
@@ -70,11 +80,21 @@ fn residual(bencher: Bencher<'_, '_>, tokens: usize) {
 /// A filter made from its taps: its spectrum where it is longer than the direct sum's.
 #[divan::bench(args = [32, 128, 512, 2048, 8192], max_time = CASE_TIME)]
 fn from_taps(bencher: Bencher<'_, '_>, length: usize) {
+    make(bencher, length, false);
+}
+
+/// The same, its spectrum rounded to 16-bit integers.
+#[divan::bench(args = [128, 512, 2048], max_time = CASE_TIME)]
+fn compact_from_taps(bencher: Bencher<'_, '_>, length: usize) {
+    make(bencher, length, true);
+}
+
+fn make(bencher: Bencher<'_, '_>, length: usize, compact: bool) {
     let mut scratch = ConvScratch::default();
     let mut filter = LongFilter::default();
     let (taps, skip) = (values(length * CHANNELS), values(CHANNELS));
     bencher.counter(ItemsCount::new(2 * length * CHANNELS)).bench_local(|| {
         let taps = Matrix::new(&taps, CHANNELS);
-        filter.set(form(length), &mut scratch, [taps, taps], &skip);
+        filter.set(form(length, compact), &mut scratch, [taps, taps], &skip);
     });
 }

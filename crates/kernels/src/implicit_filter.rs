@@ -8,7 +8,7 @@
 
 use danaus_simd::{Isa, Simd, Vectorized};
 
-use crate::gemm::{Activations, Epilogue, PackedWeight, bf16_bits, multiply};
+use crate::gemm::{Activations, Epilogue, PackedWeight, multiply, pack_bf16};
 use crate::math::{SIN_LIMIT, exp_nonpositive, sin};
 use crate::matrix::{Matrix, MatrixMut};
 
@@ -239,13 +239,12 @@ impl Out<'_> {
                 out.row_mut(row).iter_mut().zip(states).for_each(|(out, &state)| *out = state as f32);
             }
             Out::Bf16(out) => {
-                let words = out.row_mut(row);
-                let (pairs, rest) = states.as_chunks::<2>();
-                for (word, &[first, second]) in words.iter_mut().zip(pairs) {
-                    *word = bf16_bits(first as f32) | (bf16_bits(second as f32) << 16);
-                }
-                if let (&[last], Some(word)) = (rest, words.last_mut()) {
-                    *word = bf16_bits(last as f32);
+                // A few at a time, an even number.
+                let parts = out.row_mut(row).chunks_mut(PANEL / 2).zip(states.chunks(PANEL));
+                for (words, states) in parts {
+                    let mut narrow = [0.0; PANEL];
+                    narrow.iter_mut().zip(states).for_each(|(narrow, &state)| *narrow = state as f32);
+                    pack_bf16(&narrow[..states.len()], words);
                 }
             }
         }

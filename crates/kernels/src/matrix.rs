@@ -206,15 +206,6 @@ impl<'a, T> MatrixMut<'a, T> {
         self.cols
     }
 
-    /// Row `index`, to read.
-    ///
-    /// # Panics
-    /// Where there are fewer rows.
-    #[inline(always)]
-    pub fn row(&self, index: usize) -> &[T] {
-        self.view().row(index)
-    }
-
     /// Row `index`.
     ///
     /// # Panics

@@ -1,4 +1,4 @@
-//! LayerNorm, the short convolution and far fields on views, against their float64 twins, on every instruction set of this machine.
+//! LayerNorm, the short convolution, means and far fields on views, against their float64 twins, on every instruction set of this machine.
 
 mod common;
 #[path = "common/views.rs"]
@@ -6,7 +6,8 @@ mod views;
 
 use common::{assert_close, bits, values, wide};
 use danaus_kernels::{
-    Matrix, MatrixMut, ShortFilter, Texts, add_far_field, layer_norm, reference, short_conv, short_conv_gate,
+    Matrix, MatrixMut, ShortFilter, Texts, add_far_field, layer_norm, mean_rows, reference, short_conv,
+    short_conv_gate,
 };
 use danaus_simd::Isa;
 use proptest::prelude::*;
@@ -93,6 +94,21 @@ proptest! {
     }
 
     #[test]
+    fn means_agree(rows in 1usize..40, channels in 1usize..70, shift in 0usize..18, offset in -50f32..50.0, seed: u64) {
+        let x: Vec<f32> = values(seed, rows * channels).iter().map(|x| x + offset).collect();
+        let expected = reference::mean_rows(&wide(&x), channels);
+        let (memory, stride) = widely(&x, channels, shift, f32::NAN);
+        let mut all = Vec::new();
+        for isa in Isa::available() {
+            let mut out = vec![f32::NAN; channels];
+            mean_rows(isa, Matrix::new(&memory[shift..], stride).columns(1, channels), &mut out);
+            assert_close(&out, &expected, 6e-8, isa.name());
+            all.push(bits(&out));
+        }
+        prop_assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "instruction sets differ");
+    }
+
+    #[test]
     fn far_fields_agree(rows in 1usize..6, channels in 1usize..70, shift in 0usize..18, seed: u64) {
         let (out, gate) = (values(seed, rows * channels), values(seed ^ 1, rows * channels));
         let far = bf16(&values(seed ^ 2, rows * channels));
@@ -134,6 +150,25 @@ fn a_far_field_that_is_not_finite_stays_in_its_element() {
         // No rows: nothing to read.
         add_far_field(isa, MatrixMut::new(&mut [], 3), Matrix::new(&[], 3), Some(Matrix::new(&[], 3)));
     }
+}
+
+#[test]
+fn a_mean_of_what_is_not_finite_is_not_and_others_are() {
+    for (isa, bad) in
+        Isa::available().into_iter().flat_map(|isa| [f32::NAN, f32::INFINITY].map(|bad| (isa, bad)))
+    {
+        let (channels, mut out) = (37, [0.0; 37]);
+        let mut x = values(1, 5 * channels);
+        x[3 * channels + 20] = bad;
+        mean_rows(isa, Matrix::new(&x, channels), &mut out);
+        assert!(out.iter().enumerate().all(|(channel, x)| x.is_finite() == (channel != 20)), "{isa}, {bad}");
+    }
+}
+
+#[test]
+#[should_panic = "tokens and channels"]
+fn there_is_no_mean_of_no_tokens() {
+    mean_rows(Isa::best(), Matrix::new(&[], 3), &mut [0.0; 3]);
 }
 
 #[test]

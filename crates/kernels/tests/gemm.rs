@@ -121,12 +121,9 @@ proptest! {
                     let (activated, gate) = (pack(0), pack(1));
                     let column = |row: usize| &expected[row * blocks * q + block * q..][..q];
                     let expected: Vec<f64> = (0..rows).flat_map(column).copied().collect();
-                    let mut out = vec![f32::NAN; rows * q];
                     let (a, what) = (a.block(block), format!("{} {precision:?}", isa.name()));
-                    multiply_gated((a, &activated), (a, &gate), GatedOutput::F32(MatrixMut::new(&mut out, q)));
+                    let (out, words) = gated(q, (a, &activated), (a, &gate));
                     assert_close(&out, &expected, 2e-5, &what);
-                    let mut words = vec![u32::MAX; rows * q.div_ceil(2)];
-                    multiply_gated((a, &activated), (a, &gate), GatedOutput::Bf16(MatrixMut::new(&mut words, q.div_ceil(2))));
                     let half = |(i, &x): (usize, &f32)| (words[i / q * q.div_ceil(2) + i % q / 2] >> (16 * (i % q % 2)) & 0xffff, x);
                     for (got, x) in out.iter().enumerate().map(half) {
                         prop_assert_eq!(f64::from(f32::from_bits(got << 16)), rounded(Precision::Bf16, x, 0.0));
@@ -150,6 +147,153 @@ proptest! {
             let (all, row) = (product(&x), seed as usize % rows);
             let alone = product(&x[row * inputs..(row + 1) * inputs]);
             prop_assert_eq!(bits(&alone), bits(&all[row * outputs..(row + 1) * outputs]));
+        }
+    }
+}
+
+/// Rows around the edges of every instruction set's tiles (of up to 9 rows) and blocks (of 96).
+const EDGE_ROWS: [usize; 27] =
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17, 18, 19, 27, 28, 95, 96, 97, 105, 191, 192, 193];
+/// Outputs around the edges of every instruction set's vectors and panels, of up to two panels.
+const EDGE_OUTPUTS: [usize; 24] =
+    [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 47, 48, 49, 63, 64, 65, 96, 97];
+/// Inputs around the edges of every precision's words.
+const EDGE_INPUTS: [usize; 13] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 31, 32, 33, 65];
+const MOST_ROWS: usize = EDGE_ROWS[EDGE_ROWS.len() - 1];
+const MOST_OUTPUTS: usize = EDGE_OUTPUTS[EDGE_OUTPUTS.len() - 1];
+
+/// Every number of rows and outputs at the edges, as a corner of the largest product.
+fn edges() -> impl Iterator<Item = (usize, usize)> {
+    EDGE_ROWS.into_iter().flat_map(|rows| EDGE_OUTPUTS.map(|outputs| (rows, outputs)))
+}
+
+/// The corner of a matrix with [`MOST_OUTPUTS`] columns.
+fn corner<T: Copy>(matrix: &[T], (rows, outputs): (usize, usize)) -> Vec<T> {
+    matrix.chunks_exact(MOST_OUTPUTS).take(rows).flat_map(|row| &row[..outputs]).copied().collect()
+}
+
+/// Products of every size around every edge, without a draw: each with every epilogue as the inputs go by, into a view that
+/// starts where no vector does.
+#[test]
+fn products_of_every_size_around_an_edge_agree() {
+    for (inputs, precision) in EDGE_INPUTS.into_iter().flat_map(|inputs| PRECISIONS.map(|p| (inputs, p))) {
+        let (x, w) = (values(1, MOST_ROWS * inputs), values(2, MOST_OUTPUTS * inputs));
+        let (bias, residual) = (values(3, MOST_OUTPUTS), values(4, MOST_ROWS * MOST_OUTPUTS));
+        let [wide_x, wide_w] = [&x, &w].map(|values| rounded_rows(precision, values, inputs));
+        let expected = reference::linear(&wide_x, &wide_w, &[0.0; MOST_OUTPUTS], inputs);
+        for (isa, outputs) in Isa::available().into_iter().flat_map(|isa| EDGE_OUTPUTS.map(|n| (isa, n))) {
+            let weight = PackedWeight::new(isa, precision, &w[..outputs * inputs], outputs, inputs);
+            for rows in EDGE_ROWS {
+                let a = Encoded::new(isa, precision, &x[..rows * inputs], inputs, 1);
+                let residual = corner(&residual, (rows, outputs));
+                let kind = (rows + outputs + inputs) % 3;
+                let epilogue = match kind {
+                    0 => Epilogue::Store,
+                    1 => Epilogue::Bias(&bias[..outputs]),
+                    _ => Epilogue::BiasResidual(&bias[..outputs], Matrix::new(&residual, outputs)),
+                };
+                let stride = outputs + 3;
+                let mut out = vec![f32::NAN; rows * stride];
+                multiply(&weight, a.block(0), MatrixMut::new(&mut out, stride).columns(1, outputs), epilogue);
+                for (row, out) in out.chunks_exact(stride).enumerate() {
+                    let added = |n| [0.0, bias[n], bias[n] + residual[row * outputs + n]][kind];
+                    let exact = expected[row * MOST_OUTPUTS..].iter().enumerate();
+                    let exact = exact.take(outputs).map(|(n, x)| x + f64::from(added(n)));
+                    let what = format!("{isa} {precision:?}, {rows} x {inputs} -> {outputs}, row {row}");
+                    assert_close(&out[1..=outputs], &exact.collect::<Vec<_>>(), 1e-5, &what);
+                    assert!(out[0].is_nan() && out[outputs + 1..].iter().all(|x| x.is_nan()), "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// The same for gated products, whose two outputs must be the same but for their precision.
+#[test]
+fn gated_products_of_every_size_around_an_edge_agree() {
+    for (inputs, precision) in [1, 3, 4, 8, 33].into_iter().flat_map(|inputs| PRECISIONS.map(|p| (inputs, p)))
+    {
+        let x = values(1, MOST_ROWS * inputs);
+        let weights = [2, 3].map(|seed| values(seed, MOST_OUTPUTS * inputs));
+        let wide_x = rounded_rows(precision, &x, inputs);
+        let [activated, gate] = weights.each_ref().map(|w| {
+            let wide_w = rounded_rows(precision, w, inputs);
+            reference::linear(&wide_x, &wide_w, &[0.0; MOST_OUTPUTS], inputs)
+        });
+        let expected: Vec<f64> = activated.iter().zip(&gate).map(|(&a, g)| reference::gelu(a) * g).collect();
+        for (isa, (rows, outputs)) in
+            Isa::available().into_iter().flat_map(|isa| edges().map(move |e| (isa, e)))
+        {
+            let pack = |i: usize| {
+                PackedWeight::new(isa, precision, &weights[i][..outputs * inputs], outputs, inputs)
+            };
+            let a = Encoded::new(isa, precision, &x[..rows * inputs], inputs, 1);
+            let (out, words) = gated(outputs, (a.block(0), &pack(0)), (a.block(0), &pack(1)));
+            let what = format!("{isa} {precision:?}, {rows} x {inputs} -> {outputs}");
+            assert_close(&out, &corner(&expected, (rows, outputs)), 2e-5, &what);
+            for (out, words) in out.chunks(outputs).zip(words.chunks(outputs.div_ceil(2))) {
+                let halves = words.iter().flat_map(|word| [word & 0xffff, word >> 16]);
+                let padded = out.iter().copied().chain([0.0]).take(2 * words.len());
+                for (half, x) in halves.zip(padded) {
+                    let half = f64::from(f32::from_bits(half << 16));
+                    assert_eq!(half, rounded(Precision::Bf16, x, 0.0), "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// Both outputs of a gated product.
+fn gated(
+    outputs: usize,
+    activated: (Activations<'_>, &PackedWeight),
+    gate: (Activations<'_>, &PackedWeight),
+) -> (Vec<f32>, Vec<u32>) {
+    let (rows, width) = (gate.0.rows(), outputs.div_ceil(2));
+    let (mut out, mut words) = (vec![f32::NAN; rows * outputs], vec![u32::MAX; rows * width]);
+    multiply_gated(activated, gate, GatedOutput::F32(MatrixMut::new(&mut out, outputs)));
+    multiply_gated(activated, gate, GatedOutput::Bf16(MatrixMut::new(&mut words, width)));
+    (out, words)
+}
+
+/// In a gated product, too: where the values that are activated, the gate's, or both are not finite.
+#[test]
+fn values_that_are_not_finite_stay_in_their_row_of_a_gate() {
+    let (rows, inputs, outputs, bad_row) = (11, 20, 50, 4);
+    let clean = values(1, rows * inputs);
+    for (isa, precision) in
+        Isa::available().into_iter().flat_map(|isa| PRECISIONS.map(|precision| (isa, precision)))
+    {
+        let pack = |seed| PackedWeight::new(isa, precision, &values(seed, outputs * inputs), outputs, inputs);
+        let (activated, gate) = (pack(2), pack(3));
+        let encode = |x: &[f32]| Encoded::new(isa, precision, x, inputs, 1);
+        let good = encode(&clean);
+        let (expected, expected_words) = gated(outputs, (good.block(0), &activated), (good.block(0), &gate));
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = clean.clone();
+            x[bad_row * inputs + 7] = value;
+            let bad = encode(&x);
+            for (a, g) in [(&bad, &bad), (&good, &bad), (&bad, &good)] {
+                let (out, words) = gated(outputs, (a.block(0), &activated), (g.block(0), &gate));
+                let what = format!("{isa} {precision:?}, {value}");
+                for (row, got) in out.chunks_exact(outputs).enumerate() {
+                    let columns = row * outputs..(row + 1) * outputs;
+                    let same = bits(got) == bits(&expected[columns.clone()]);
+                    let halves = columns.start / 2..columns.end / 2;
+                    let same_words = words[halves.clone()] == expected_words[halves.clone()];
+                    if row != bad_row {
+                        assert!(same && same_words, "{what}: row {row}");
+                        continue;
+                    }
+                    // GELU of minus infinity is zero: that is as finite as it should be.
+                    let zero = |x: f32| std::ptr::eq(g, &good) && x.abs() < 1e-15;
+                    assert!(got.iter().all(|&x| !x.is_finite() || zero(x)), "{what}: {got:?}");
+                    let halves = words[halves].iter().flat_map(|word| [word << 16, word & 0xffff_0000]);
+                    let kept =
+                        halves.zip(got).all(|(half, x)| f32::from_bits(half).is_finite() == x.is_finite());
+                    assert!(kept, "{what}: bfloat16 outputs");
+                }
+            }
         }
     }
 }

@@ -130,6 +130,29 @@ fn sines_of_large_and_undefined_arguments_are_right() {
     }
 }
 
+/// States that are not finite spoil the taps of their position and direction, and no others.
+#[test]
+fn taps_of_undefined_states_stay_at_their_position() {
+    let (positions, order, channels) = (100, 9, 50);
+    let clean = values(1, positions * order);
+    let window = FilterWindow { time: &vec![0.5; positions], deltas: &vec![1.0; channels] };
+    for (isa, bad) in
+        Isa::available().into_iter().flat_map(|isa| [f32::NAN, f32::INFINITY].map(|bad| (isa, bad)))
+    {
+        let weight = PackedWeight::new(isa, Precision::F32, &values(2, channels * order), channels, order);
+        let mut states = clean.clone();
+        states[97 * order + 4] = bad;
+        let states = [&clean, &states].map(|states| Activations::plain(Matrix::new(states, order)));
+        let mut taps = [vec![0.0; positions * channels], vec![0.0; positions * channels]];
+        let out = taps.each_mut().map(|taps| MatrixMut::new(taps, channels));
+        filter_taps(isa, states, [&weight, &weight], window, out);
+        for (at, (forward, reverse)) in taps[0].iter().zip(&taps[1]).enumerate() {
+            let same = forward.is_finite() && forward.to_bits() == reverse.to_bits();
+            assert!(if at / channels == 97 { !reverse.is_finite() } else { same }, "{isa}, {bad}: [{at}]");
+        }
+    }
+}
+
 /// bfloat16 states and weights: the same product with both rounded.
 #[test]
 fn bfloat16_taps_are_products_of_rounded_values() {

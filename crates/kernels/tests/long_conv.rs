@@ -1,24 +1,13 @@
 //! The long convolution against its float64 twin, on every instruction set of this machine.
 
+mod common;
+
+use common::{bits, values, wide};
 use danaus_kernels::{
     ConvEpilogue, ConvScratch, FilterForm, LongFilter, Matrix, MatrixMut, filter_length, reference,
 };
 use danaus_simd::Isa;
 use proptest::prelude::*;
-
-/// Values in [-1, 1) from a multiplicative generator: reproducible and cheap.
-fn values(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().copied().map(f64::from).collect()
-}
 
 /// The form of a filter for texts of so many tokens.
 fn form(isa: Isa, tokens: usize, compact: bool) -> FilterForm {
@@ -65,9 +54,12 @@ impl Case {
     }
 
     fn filter(&self, isa: Isa, scratch: &mut ConvScratch, data: &Data) -> LongFilter {
+        self.filter_of(form(isa, self.tokens, false), scratch, data)
+    }
+
+    fn filter_of(&self, form: FilterForm, scratch: &mut ConvScratch, data: &Data) -> LongFilter {
         let mut filter = LongFilter::default();
-        let taps = [0, 1].map(|i| self.view(&data.taps[i]));
-        filter.set(form(isa, self.tokens, false), scratch, taps, &data.skip);
+        filter.set(form, scratch, [0, 1].map(|i| self.view(&data.taps[i])), &data.skip);
         filter
     }
 
@@ -146,10 +138,6 @@ impl Case {
     }
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|x| x.to_bits()).collect()
-}
-
 #[test]
 fn the_cases_own_sums_are_the_reference() {
     let case = Case { tokens: 23, channels: 3, positions: 23, gap: 0, seed: 1 };
@@ -220,8 +208,7 @@ fn neither_scratch_nor_a_filters_past_changes_bits() {
             reused.set(form(isa, case.tokens, false), &mut scratch, taps, &data.skip);
             let again = case.convolve(&reused, &mut scratch, &data, 0);
             assert!(bits(&fresh) == bits(&again), "{}: {} tokens", isa.name(), case.tokens);
-            let mut compact = LongFilter::default();
-            compact.set(form(isa, case.tokens, true), &mut ConvScratch::default(), taps, &data.skip);
+            let compact = case.filter_of(form(isa, case.tokens, true), &mut ConvScratch::default(), &data);
             let fresh = case.convolve(&compact, &mut ConvScratch::default(), &data, 0);
             reused.set(form(isa, case.tokens, true), &mut scratch, taps, &data.skip);
             let again = case.convolve(&reused, &mut scratch, &data, 0);
@@ -261,6 +248,41 @@ fn a_channels_bits_do_not_depend_on_the_others() {
         };
         let alone = part.convolve(&part.filter(isa, &mut scratch, &clean), &mut scratch, &clean, 0);
         assert!(bits(&cut(&all)) == bits(&alone), "{}: {tokens} tokens", isa.name());
+    }
+}
+
+/// A tap that is not finite, in a filter as it is or a compact one, spoils its channel and no other; so does a text's value
+/// with a compact one.
+#[test]
+fn taps_that_are_not_finite_stay_in_their_channel() {
+    let channels = 37;
+    let forms =
+        |isa| [19, 200, 2500].into_iter().flat_map(move |n| [false, true].map(|c| (n, form(isa, n, c))));
+    for (tokens, form) in Isa::available().into_iter().flat_map(forms) {
+        let case = Case { tokens, channels, positions: tokens, gap: 0, seed: 11 };
+        let mut scratch = ConvScratch::default();
+        let clean = case.data();
+        let filter = case.filter_of(form, &mut scratch, &clean);
+        let expected = case.convolve(&filter, &mut scratch, &clean, 0);
+        for (value, channel) in [(f32::NAN, 5), (f32::INFINITY, 15), (f32::NEG_INFINITY, 36)] {
+            for place in 0..4 {
+                let mut data = case.data();
+                match place {
+                    0 | 1 => data.taps[place][channel] = value,
+                    2 => data.skip[channel] = value,
+                    _ => data.x[channel] = value,
+                }
+                let filter = case.filter_of(form, &mut scratch, &data);
+                let out = case.convolve(&filter, &mut scratch, &data, 0);
+                for (at, (&got, &expected)) in out.iter().zip(&expected).enumerate() {
+                    // The sum has nothing to do with reverse taps at the last token.
+                    let unseen = place == 1 && tokens <= 32 && at / channels == tokens - 1;
+                    let spoilt = at % channels == channel && !unseen;
+                    let right = if spoilt { !got.is_finite() } else { got.to_bits() == expected.to_bits() };
+                    assert!(right, "{form:?}, {value} at {place}: [{at}] is {got}");
+                }
+            }
+        }
     }
 }
 
@@ -325,9 +347,7 @@ fn a_compact_filter_is_as_accurate_as_16_bits() {
         let data = case.data();
         let mut scratch = ConvScratch::default();
         let exact = case.filter(isa, &mut scratch, &data);
-        let taps = [0, 1].map(|i| case.view(&data.taps[i]));
-        let mut compact = LongFilter::default();
-        compact.set(form(isa, tokens, true), &mut scratch, taps, &data.skip);
+        let compact = case.filter_of(form(isa, tokens, true), &mut scratch, &data);
         assert_eq!(compact.bytes(), form(isa, tokens, true).bytes(37));
         let [exact, got] = [&exact, &compact].map(|filter| {
             let out = case.convolve(filter, &mut scratch, &data, 0);

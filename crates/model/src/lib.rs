@@ -13,6 +13,7 @@ mod resolve;
 mod source;
 pub mod synthetic;
 mod tensor;
+mod threads;
 mod tokenizer;
 mod weights;
 mod write;
@@ -26,6 +27,7 @@ pub use source::{
     load_snapshot,
 };
 pub use tensor::Tensor;
+pub use threads::use_threads;
 pub use tokenizer::{Encoding, Tokenizer, TokenizerError, truncate, truncate_start};
 pub use weights::{Embeddings, FilterMlp, Layer, LayerNorm, Linear, LongFilter, SineLayer, Weights};
 pub use write::{write_file, write_synthetic};

@@ -76,10 +76,11 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn dot_bf16(self, sum: Self::F32, a: Self::Words, b: Self::Words) -> Self::F32 {
-        // A bfloat16 is the upper half of a float32.
+        // A bfloat16 is the upper half of a float32. Products of two are exact, so that it does not matter whether
+        // multiply-adds are fused.
         let first = |words: Self::Words| words.map(|word| f32::from_bits(word << 16));
         let second = |words: Self::Words| words.map(|word| f32::from_bits(word & 0xffff_0000));
-        self.mul_add(second(a), second(b), self.mul_add(first(a), first(b), sum))
+        self.mul_add(first(a), first(b), self.mul_add(second(a), second(b), sum))
     }
     #[inline(always)]
     fn dot_u8_i8(self, sum: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words {

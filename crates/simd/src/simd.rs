@@ -60,8 +60,9 @@ pub trait Simd: Copy + Send + Sync + sealed::Sealed {
     fn first_i16(self, words: Self::Words) -> Self::F32;
     /// The second (upper) of the two signed 16-bit integers of each word.
     fn second_i16(self, words: Self::Words) -> Self::F32;
-    /// `sum + a[0] * b[0] + a[1] * b[1]` of the two bfloat16 values of each word. Whether denormals count and how often the
-    /// sum is rounded is the instruction set's own.
+    /// `(sum + a[1] * b[1]) + a[0] * b[0]` of the two bfloat16 values of each word, rounded after each addition: what
+    /// AVX-512's instruction does, so that all instruction sets have the same bits. Only whether denormals count is the
+    /// instruction set's own.
     fn dot_bf16(self, sum: Self::F32, a: Self::Words, b: Self::Words) -> Self::F32;
     /// `sum` plus the products of the four unsigned 8-bit integers of each word of `a` and the four signed ones of `b`,
     /// exactly (as long as the sum fits int32).

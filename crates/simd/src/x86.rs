@@ -204,7 +204,7 @@ impl Simd for Avx2 {
         let high = self.splat_word(0xffff_0000);
         let first = |words| unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)) };
         let second = |words| unsafe { _mm256_castsi256_ps(_mm256_and_si256(words, high)) };
-        self.mul_add(second(a), second(b), self.mul_add(first(a), first(b), sum))
+        self.mul_add(first(a), first(b), self.mul_add(second(a), second(b), sum))
     }
     #[inline(always)]
     fn dot_u8_i8(self, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {

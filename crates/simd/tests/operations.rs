@@ -92,6 +92,40 @@ fn bfloat16<S: Simd>(simd: S, isa: &str) {
     assert_eq!(lanes(simd, sum), expected.collect::<Vec<_>>(), "{isa}");
 }
 
+/// Sums of products of bfloat16 values, whose roundings depend on the order of additions.
+struct RoundedDots;
+
+impl Vectorized for RoundedDots {
+    type Output = Vec<u32>;
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Vec<u32> {
+        let mut state = 1u64;
+        let mut value = |bits: u32| {
+            state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+            // A sign, one of 32 exponents around that of 1, and as many bits of the mantissa as are asked for.
+            let random = (state >> 32) as u32;
+            let sign_and_mantissa = random & (0x8000_0000 | ((1 << bits) - 1) << (23 - bits));
+            f32::from_bits(sign_and_mantissa | (111 + (random >> 24 & 31)) << 23)
+        };
+        let mut dot = || {
+            let mut word = || value(7).to_bits() >> 16 | value(7).to_bits();
+            let (a, b) = (word(), word());
+            let dot = simd.dot_bf16(simd.splat(value(23)), simd.splat_word(a), simd.splat_word(b));
+            lanes(simd, dot)[0].to_bits()
+        };
+        (0..10_000).map(|_| dot()).collect()
+    }
+}
+
+#[test]
+fn bfloat16_sums_are_the_same_bits_everywhere() {
+    let isas = Isa::available();
+    let all: Vec<_> = isas.iter().map(|isa| isa.run(RoundedDots)).collect();
+    for (isa, dots) in isas.iter().zip(&all) {
+        assert!(*dots == all[0], "{isa} has other bits than {}", isas[0]);
+    }
+}
+
 /// All pairs of 8-bit integers, the extreme ones beside each other: partial sums must not saturate.
 fn integers<S: Simd>(simd: S, isa: &str) {
     let start: [i32; WIDEST + 1] = std::array::from_fn(|i| 1000 - 300 * i as i32);

@@ -54,21 +54,20 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         Some(_) => padding::choose(&args.compute, &options, &model, &*backend),
         None => Padding::None,
     };
+    let batches: Vec<_> = args.lengths.iter().map(|&length| texts(length, args.batch, vocabulary)).collect();
     let profiler = match profile {
         Some(profile) => {
             let peaks = measure_peaks(&args.compute.backend_options())?;
             let rows = |ids: &[u32]| backend.rows(&Text { ids, pooling: Pooling::Mean, padding });
-            let rows = args.lengths.iter().map(|&length| (length, rows(&texts(length, 1, vocabulary)[0])));
-            let rows = rows.collect();
+            let rows = batches.iter().flatten().map(|ids| (ids.len(), rows(ids))).collect();
             Some(Profiler { profile, peaks, config: model.config.clone(), rows })
         }
         None => None,
     };
     drop(model);
     let mut measurements = Vec::new();
-    for &length in &args.lengths {
-        let texts = texts(length, args.batch, vocabulary);
-        let measurement = measure(&*backend, (&texts, padding), args.seconds, profiler.as_ref())?;
+    for texts in &batches {
+        let measurement = measure(&*backend, (texts, padding), args.seconds, profiler.as_ref())?;
         if !args.json {
             print(&measurement, measurements.is_empty() || args.profile)?;
             measurement.profile.as_deref().map_or(Ok(()), profile::print)?;

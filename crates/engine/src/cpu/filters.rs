@@ -5,6 +5,8 @@
 //! short texts are kept as they are multiplied with; of longer ones, which would take gigabytes, the states are kept, and
 //! each pass makes the rest anew, chunk by chunk.
 
+mod segments;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,7 +21,6 @@ use danaus_simd::Isa;
 use super::team::map;
 use super::weights::CHUNK;
 use crate::BackendOptions;
-use crate::padding::{SegmentTaps, Span};
 use crate::profile::{Clock, Profile, Stage};
 
 /// The longest filters that are kept as they are multiplied with: from here on, making them is a small part of a pass.
@@ -80,6 +81,15 @@ pub(super) struct LayerStates {
     states: [[Buffer<u32>; 2]; 2],
 }
 
+/// The states of a layer for the filters that a pass makes: for those of up to [`KEPT_LENGTH`] taps, and for longer ones,
+/// whose precision may be another.
+#[derive(Debug, Default)]
+pub(super) struct FreshStates([LayerStates; 2]);
+
+/// The [`FreshStates`] of a layer, or kept ones; `None` where the pass makes no such filter.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PassStates<'a>([Option<&'a LayerStates>; 2]);
+
 /// The states of a branch, forward and reverse.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BranchStates<'a> {
@@ -98,7 +108,8 @@ impl Default for LayerStates {
 pub(super) struct FilterPlan {
     /// One for each length that was asked for.
     pub sources: Vec<Source>,
-    states: StatesSource,
+    /// For the filters of up to [`KEPT_LENGTH`] taps that are made in the pass, and for longer ones.
+    states: [StatesSource; 2],
 }
 
 /// Where a text's filters come from.
@@ -174,11 +185,18 @@ impl FilterBank {
             .map(filter_length)
             .map(|length| sources.entry(length).or_insert_with(|| self.source(compute, length)).clone())
             .collect();
-        let made = sources.iter().filter_map(|source| match source {
-            &Source::Made(length) => Some(length),
-            Source::Kept(_) => None,
+        self.plan_from(compute, sources)
+    }
+
+    /// A plan with the states for the filters that are made in the pass.
+    fn plan_from(&self, compute: &Compute, sources: Vec<Source>) -> FilterPlan {
+        let states = [false, true].map(|long| {
+            let made = sources.iter().filter_map(|source| match source {
+                &Source::Made(length) => (is_long(length) == long).then_some(length),
+                Source::Kept(_) => None,
+            });
+            made.max().map_or(StatesSource::None, |length| self.states(compute, length))
         });
-        let states = made.max().map_or(StatesSource::None, |length| self.states(compute, length));
         FilterPlan { sources, states }
     }
 
@@ -188,45 +206,15 @@ impl FilterBank {
 
     /// The form of filters of `length` taps: those that may be kept are as compact as the products' precision allows.
     pub fn form(&self, length: usize) -> FilterForm {
-        let compact = self.precision != Precision::F32 && length <= KEPT_LENGTH;
+        let compact = self.precision != Precision::F32 && !is_long(length);
         FilterForm { isa: self.isa, length, compact }
-    }
-
-    /// The values of [`SegmentTaps`], `[layer, branch, rows, H]`, of a model of `length` tokens.
-    pub fn segment_taps(&self, compute: &Compute, length: usize) -> Vec<f32> {
-        let width = self.channels;
-        let taps_length = filter_length(length);
-        let plan = FilterPlan { sources: Vec::new(), states: self.states(compute, taps_length) };
-        let mut fresh = LayerStates::default();
-        let mut values = Vec::new();
-        for layer in 0..self.generators.len() {
-            let states = plan.layer_states(self, compute, layer, &mut fresh).expect("states");
-            for branch in [Branch::Mixer, Branch::Residual] {
-                let generator = self.generator(layer, branch);
-                let chunks: Vec<_> = (0..width.div_ceil(CHUNK)).collect();
-                let chunks = map(compute, &chunks, |&chunk| {
-                    let mut taps = [Buffer::default(), Buffer::default()];
-                    let form = self.form(taps_length);
-                    let channels = generator.taps(form, states.of(branch), chunk, &mut taps);
-                    let taps = taps.each_ref().map(|taps| Matrix::new(taps, channels.len()));
-                    segment_sums(taps, &generator.skip[channels], length)
-                });
-                for row in 0..SegmentTaps::spans(length).count() {
-                    for (index, chunk) in chunks.iter().enumerate() {
-                        let channels = CHUNK.min(width - index * CHUNK);
-                        values.extend(&chunk[row * channels..][..channels]);
-                    }
-                }
-            }
-        }
-        values
     }
 
     fn source(&self, compute: &Compute, length: usize) -> Source {
         if let Some(filters) = self.kept().filters.get(&length) {
             return Source::Kept(Arc::clone(filters));
         }
-        if length > KEPT_LENGTH || !self.make_room(length) {
+        if is_long(length) || !self.make_room(length) {
             return Source::Made(length);
         }
         let filters = Arc::new(self.make(compute, length));
@@ -238,11 +226,9 @@ impl FilterBank {
 
     /// All filters of a length.
     fn make(&self, compute: &Compute, length: usize) -> KeptFilters {
-        let plan = FilterPlan { sources: Vec::new(), states: StatesSource::Generated(length) };
-        let mut fresh = LayerStates::default();
+        let mut states = LayerStates::default();
         let layer = |layer| {
-            let states = plan.layer_states(self, compute, layer, &mut fresh);
-            let states = states.expect("states were asked for");
+            self.generate(compute, layer, length, &mut states);
             [Branch::Mixer, Branch::Residual].map(|branch| {
                 let generator = self.generator(layer, branch);
                 let chunks: Vec<_> = (0..self.channels.div_ceil(CHUNK)).collect();
@@ -265,11 +251,11 @@ impl FilterBank {
         let positions = self.positions(length);
         let mut kept = self.kept();
         let enough = kept.states.as_ref().filter(|states| states.positions >= positions);
-        if let (Some(states), true) = (enough, length > KEPT_LENGTH) {
+        if let (Some(states), true) = (enough, is_long(length)) {
             return StatesSource::Kept(Arc::clone(states));
         }
         let bytes = self.states_bytes(positions) + self.filter_bytes(kept.filters.keys());
-        if length <= KEPT_LENGTH || bytes > self.budget {
+        if !is_long(length) || bytes > self.budget {
             return StatesSource::Generated(length);
         }
         kept.states = None;
@@ -289,10 +275,9 @@ impl FilterBank {
         length.min(self.generators.first().map_or(0, |[mixer, _]| mixer.time.len()))
     }
 
-    /// The precision in which filters of `length` taps are made. A pass has texts of up to [`KEPT_LENGTH`] tokens or a single
-    /// longer one, so that one precision serves all its filters.
+    /// The precision in which filters of `length` taps are made, whatever else a pass computes.
     fn precision(&self, length: usize) -> Precision {
-        if length <= KEPT_LENGTH { Precision::F32 } else { self.precision }
+        if is_long(length) { self.precision } else { Precision::F32 }
     }
 
     /// States of a layer, for filters of `length` taps.
@@ -363,22 +348,39 @@ impl FilterBank {
 }
 
 impl FilterPlan {
-    /// The states of a layer, where the pass needs them: kept ones, or `fresh` ones.
+    /// The states of a layer that the pass needs: kept ones, or `fresh` ones.
     pub fn layer_states<'a>(
         &'a self,
         bank: &FilterBank,
         compute: &Compute,
         layer: usize,
-        fresh: &'a mut LayerStates,
-    ) -> Option<&'a LayerStates> {
-        match &self.states {
+        fresh: &'a mut FreshStates,
+    ) -> PassStates<'a> {
+        let [short, long] = &mut fresh.0;
+        let [of_short, of_long] = &self.states;
+        PassStates([(of_short, short), (of_long, long)].map(|(source, fresh)| match source {
             StatesSource::None => None,
             StatesSource::Kept(states) => Some(&states.layers[layer]),
             &StatesSource::Generated(length) => {
                 bank.generate(compute, layer, length, fresh);
-                Some(fresh)
+                Some(&*fresh)
             }
-        }
+        }))
+    }
+}
+
+/// Whether filters of `length` taps are made in each pass, and in the products' precision.
+fn is_long(length: usize) -> bool {
+    length > KEPT_LENGTH
+}
+
+impl<'a> PassStates<'a> {
+    /// Those of a branch, for filters of `length` taps.
+    ///
+    /// # Panics
+    /// Where the pass makes no filters of about that length.
+    pub fn of(self, branch: Branch, length: usize) -> BranchStates<'a> {
+        self.0[usize::from(is_long(length))].expect("a plan with filters to make has states").of(branch)
     }
 }
 
@@ -403,7 +405,7 @@ impl KeptFilters {
 }
 
 impl LayerStates {
-    pub fn of(&self, branch: Branch) -> BranchStates<'_> {
+    fn of(&self, branch: Branch) -> BranchStates<'_> {
         BranchStates { precision: self.precision, states: &self.states[branch as usize] }
     }
 }
@@ -458,31 +460,6 @@ impl Generator {
         filter_taps(form.isa, states, projections.each_ref(), window, outs);
         channels
     }
-}
-
-/// For each of [`SegmentTaps::spans`], and n channels: the sum of the taps from all its positions to one of those it leads to, on
-/// average `[rows, n]`. `taps` are forward and reverse `[positions, n]`, `skip` `[n]`; the model has `length` positions.
-fn segment_sums(taps: [Matrix<'_>; 2], skip: &[f32], length: usize) -> Vec<f32> {
-    let mut sums = Vec::new();
-    for Span { distance, to, from } in SegmentTaps::spans(length) {
-        let (to, from) = (to as isize, from as isize);
-        let mut sum = vec![0.0f64; skip.len()];
-        for offset in 1 - from..to {
-            // So many pairs of positions are that far apart.
-            let pairs = (to.min(from) as f64).min((to - offset) as f64).min((from + offset) as f64);
-            let row = match distance + offset {
-                ahead @ 0.. if (ahead as usize) < length => taps[0].row(ahead as usize),
-                behind @ ..0 if behind.unsigned_abs() < length => taps[1].row(behind.unsigned_abs() - 1),
-                _ => continue,
-            };
-            sum.iter_mut().zip(row).for_each(|(sum, &tap)| *sum += pairs * f64::from(tap));
-            if distance + offset == 0 {
-                sum.iter_mut().zip(skip).for_each(|(sum, &skip)| *sum += pairs * f64::from(skip));
-            }
-        }
-        sums.extend(sum.iter().map(|sum| (sum / to as f64) as f32));
-    }
-    sums
 }
 
 fn sine_mlp(config: &ModelConfig, mlp: &danaus_model::FilterMlp) -> SineMlp {

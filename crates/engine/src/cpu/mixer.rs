@@ -9,7 +9,7 @@ use danaus_kernels::{
     ConvEpilogue, ConvScratch, LongFilter, Matrix, MatrixMut, add_far_field, short_conv, short_conv_gate,
 };
 
-use super::filters::{Branch, FilterPlan, LayerStates, Source, Workbench};
+use super::filters::{Branch, FilterPlan, PassStates, Source, Workbench};
 use super::recording::{ChunkRecord, ChunkRecords};
 use super::weights::{CHUNK, ChunkWeights};
 use super::workspace::{ChunkBuffers, Workspace};
@@ -40,7 +40,7 @@ pub(super) struct Mixing<'a> {
     pub layer: usize,
     pub pass: &'a Pass,
     pub plan: &'a FilterPlan,
-    states: Option<&'a LayerStates>,
+    states: PassStates<'a>,
     /// The layer's input `[tokens, H]`.
     pub input: Matrix<'a>,
     /// The same in the products' precision.
@@ -188,10 +188,10 @@ impl Mixing<'_> {
         let &Source::Made(length) = source else { return };
         if made.replace(length) != Some(length) {
             let mut clock = self.backend.clock();
-            let states = self.states.expect("a plan with filters to make has states");
+            let states = self.states.of(branch, length);
             let filters = &self.backend.filters;
             let generator = filters.generator(self.layer, branch);
-            generator.filter(filters.form(length), states.of(branch), chunk, bench);
+            generator.filter(filters.form(length), states, chunk, bench);
             clock.lap(Stage::Filters);
         }
     }

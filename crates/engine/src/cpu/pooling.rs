@@ -1,7 +1,7 @@
 //! One vector from a text's hidden states.
 
 use danaus_kernels::gemm::{Activations, Epilogue, multiply};
-use danaus_kernels::{Matrix, MatrixMut};
+use danaus_kernels::{Matrix, MatrixMut, mean_rows};
 
 use super::CpuBackend;
 use crate::Pooling;
@@ -12,13 +12,20 @@ impl CpuBackend {
         let width = self.config.hidden_size;
         let first = || hidden[..width].to_vec();
         match pooling {
-            Pooling::Mean => mean(hidden, width),
+            Pooling::Mean => self.mean(hidden),
             Pooling::Cls => first(),
             // The model's own `sentence_embedding`.
             Pooling::Model if self.config.use_cls_token => first(),
-            Pooling::Model if self.config.pool_all => self.pooler(&mean(hidden, width)),
+            Pooling::Model if self.config.pool_all => self.pooler(&self.mean(hidden)),
             Pooling::Model => self.pooler(&first()),
         }
+    }
+
+    fn mean(&self, hidden: &[f32]) -> Vec<f32> {
+        let width = self.config.hidden_size;
+        let mut out = vec![0.0; width];
+        mean_rows(self.compute.isa(), Matrix::new(hidden, width), &mut out);
+        out
     }
 
     /// `tanh(dense(x))`
@@ -31,14 +38,4 @@ impl CpuBackend {
         out.iter_mut().for_each(|x| *x = x.tanh());
         out
     }
-}
-
-/// Mean over rows `[tokens, width]`, summed in float64 in the tokens' order.
-fn mean(rows: &[f32], width: usize) -> Vec<f32> {
-    let mut sums = vec![0.0f64; width];
-    for row in rows.chunks_exact(width) {
-        sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
-    }
-    let tokens = (rows.len() / width) as f64;
-    sums.into_iter().map(|sum| (sum / tokens) as f32).collect()
 }

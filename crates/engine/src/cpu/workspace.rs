@@ -6,7 +6,7 @@ use danaus_kernels::gemm::{Activations, Precision, encode};
 use danaus_kernels::{Buffer, ConvScratch, LongFilter, Matrix, MatrixMut};
 use danaus_simd::Isa;
 
-use super::filters::LayerStates;
+use super::filters::FreshStates;
 
 /// Tokens for which buffers are kept: those of a longer text are given back after its pass.
 const KEPT_TOKENS: usize = 8192;
@@ -21,7 +21,7 @@ pub(super) struct Workspace {
     /// What the convolutions made of them `[tokens, H]`.
     pub mixed: Buffer<f32>,
     /// Filters' states of the current layer, where they are not kept.
-    pub states: LayerStates,
+    pub states: FreshStates,
     /// What each thread needs for itself.
     pub workers: Vec<Worker>,
 }

@@ -128,10 +128,22 @@ pub fn encode(
 
 /// The bits of the bfloat16 nearest to `x`, ties to even; a NaN stays one.
 #[inline(always)]
-pub(crate) fn bf16_bits(x: f32) -> u32 {
+fn bf16_bits(x: f32) -> u32 {
     let bits = x.to_bits();
     let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1))) >> 16;
     if x.is_nan() { 0x7fc0 } else { rounded }
+}
+
+/// Writes values as bfloat16, two to a word, the first in the lower half; what fills up the last word is zero.
+#[inline(always)]
+pub(crate) fn pack_bf16(x: &[f32], words: &mut [u32]) {
+    let pairs = x.chunks_exact(2);
+    if let &[last] = pairs.remainder() {
+        words[x.len() / 2] = bf16_bits(last);
+    }
+    for (word, pair) in words.iter_mut().zip(pairs) {
+        *word = bf16_bits(pair[0]) | bf16_bits(pair[1]) << 16;
+    }
 }
 
 /// Rounds a row of values to words of bfloat16; those that fill up the last word are zero.
@@ -144,13 +156,7 @@ impl Vectorized for ToBf16<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let pairs = self.x.chunks_exact(2);
-        if let (&[last], Some(word)) = (pairs.remainder(), self.words.last_mut()) {
-            *word = bf16_bits(last);
-        }
-        for (word, pair) in self.words.iter_mut().zip(pairs) {
-            *word = bf16_bits(pair[0]) | bf16_bits(pair[1]) << 16;
-        }
+        pack_bf16(self.x, self.words);
     }
 }
 

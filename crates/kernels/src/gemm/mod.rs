@@ -13,7 +13,7 @@ mod panels;
 mod product;
 mod tile;
 
-pub(crate) use activations::bf16_bits;
+pub(crate) use activations::pack_bf16;
 pub use activations::{Activations, Precision, encode};
 pub use panels::PackedWeight;
 pub use product::{Epilogue, GatedOutput, multiply, multiply_gated};

@@ -89,19 +89,9 @@ impl PackedWeight {
         self.outputs.div_ceil(self.panel)
     }
 
-    /// Number of outputs.
-    pub fn outputs(&self) -> usize {
-        self.outputs
-    }
-
     /// Number of inputs.
     pub fn inputs(&self) -> usize {
         self.inputs
-    }
-
-    /// What it was packed for.
-    pub fn precision(&self) -> Precision {
-        self.precision
     }
 
     /// Memory it takes.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use danaus_simd::{Simd, Vectorized};
 
-use super::activations::{Activations, Precision, bf16_bits};
+use super::activations::{Activations, Precision, pack_bf16};
 use super::panels::PackedWeight;
 use super::tile::{self, Dot, MAX_PANEL, MAX_ROWS, Panel, Sums, tile};
 use crate::math::gelu;
@@ -12,9 +12,6 @@ use crate::matrix::{Matrix, MatrixMut};
 
 /// Rows whose activations stay in the level-2 cache while the panels stream by.
 const ROW_BLOCK: usize = 96;
-
-/// Bytes between a step's words and those that are prefetched where there is but one tile of rows.
-const LOOK_AHEAD: usize = 2048;
 
 /// What a product adds to `a * weightᵀ` as it is written.
 #[derive(Debug, Clone, Copy)]
@@ -174,15 +171,7 @@ impl GatedProduct<'_> {
     fn store(&mut self, row: usize, start: usize, values: &[f32]) {
         match &mut self.out {
             GatedOutput::F32(out) => out.row_mut(row)[start..start + values.len()].copy_from_slice(values),
-            GatedOutput::Bf16(out) => {
-                let words = &mut out.row_mut(row)[start / 2..];
-                let pairs = values.chunks_exact(2);
-                if let &[last] = pairs.remainder() {
-                    words[values.len() / 2] = bf16_bits(last);
-                }
-                let pairs = words.iter_mut().zip(pairs);
-                pairs.for_each(|(word, pair)| *word = bf16_bits(pair[0]) | bf16_bits(pair[1]) << 16);
-            }
+            GatedOutput::Bf16(out) => pack_bf16(values, &mut out.row_mut(row)[start / 2..]),
         }
     }
 }
@@ -210,15 +199,14 @@ fn places(rows: usize, most: usize, panels: usize) -> impl Iterator<Item = Place
 }
 
 /// What a tile prefetches, a line at each step: the first three tiles of a panel (a step's words are three lines) a third of the
-/// next panel each, a single one a little ahead of itself, others nothing that is not there already.
+/// next panel each, others and a single one (which the CPU keeps up with) nothing that is not there already.
 #[inline(always)]
 fn ahead(words: &[u32], number: usize, single: bool) -> *const u8 {
     let (start, line) = (words.as_ptr().cast::<u8>(), 64);
     let panel = size_of_val(words);
     let third = (panel / 3).next_multiple_of(line);
     match number {
-        0 if single => start.wrapping_add(LOOK_AHEAD),
-        0..3 => start.wrapping_add(panel + number * third),
+        0..3 if !single => start.wrapping_add(panel + number * third),
         _ => start,
     }
 }

@@ -116,7 +116,7 @@ pub(super) struct Panel<'a> {
     pub words: &'a [u32],
     /// `[panel]` for 8-bit integers, else empty.
     pub starts: &'a [i32],
-    /// Where a line is prefetched at each step: somewhere in the next panel, or further down in this one.
+    /// Where a line is prefetched at each step: somewhere in the next panel, or in this one, where it changes nothing.
     pub ahead: *const u8,
 }
 

@@ -107,6 +107,12 @@ pub fn convolve_segments(
     out.iter().enumerate().map(sum).collect()
 }
 
+/// Means of the columns of `x` `[tokens, channels]`.
+pub fn mean_rows(x: &[f64], channels: usize) -> Vec<f64> {
+    let tokens = (x.len() / channels) as f64;
+    (0..channels).map(|c| x.iter().skip(c).step_by(channels).sum::<f64>() / tokens).collect()
+}
+
 /// LayerNorm of each row of x `[rows, C]`.
 pub fn layer_norm(x: &[f64], weight: &[f64], bias: &[f64], epsilon: f64) -> Vec<f64> {
     let row = |x: &[f64]| -> Vec<f64> {

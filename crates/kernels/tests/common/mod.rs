@@ -1,4 +1,5 @@
 //! What several tests need: values, and comparisons.
+#![allow(dead_code)] // each test binary uses its part
 
 /// Values in [-1, 1) from a multiplicative generator: reproducible and cheap.
 pub fn values(seed: u64, count: usize) -> Vec<f32> {
