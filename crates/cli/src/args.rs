@@ -34,7 +34,7 @@ pub enum Command {
     Embed(EmbedArgs),
     /// Write a checkpoint with synthetic weights
     Synth(SynthArgs),
-    /// Prepare fast padding for a model ahead of time: minutes for one of 32,768 tokens
+    /// Prepare fast padding for a model ahead of time: some hundred passes of its full length
     Prepare(PrepareArgs),
     /// Measure fast padding against the exact vectors of your own texts
     Verify(VerifyArgs),
