@@ -187,7 +187,7 @@ pub struct AccessArgs {
     /// A file with such keys, one a line
     #[arg(long, env = "DANAUS_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
-    /// An origin whose pages may call this server from a browser, such as https://example.org, or *; may be given several
+    /// An origin whose pages may call this server from a browser, scheme://host or scheme://host:port, or *; may be given several
     /// times [default: none]
     #[arg(long, env = "DANAUS_CORS_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
     pub cors_origin: Vec<CorsOrigin>,
