@@ -99,19 +99,49 @@ struct Convolve<'a> {
     rows: SegmentRows,
 }
 
+/// Channels whose sums stay in registers while the sources go by.
+const STRIP: usize = 16;
+
+/// Targets that are summed side by side.
+const TARGETS: usize = 4;
+
 impl Vectorized for Convolve<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        for target in 0..self.out.rows() {
-            let out = self.out.row_mut(target);
-            for source in 0..self.states.rows() {
-                let taps = self.taps.row(self.rows.row(target, source));
-                let terms = taps.iter().zip(self.states.row(source));
-                out.iter_mut().zip(terms).for_each(|(out, (&tap, &state))| {
-                    *out = simd.scalar_mul_add(f32::from_bits(u32::from(tap) << 16), state, *out);
-                });
+        let (targets, channels) = (self.out.rows(), self.out.cols());
+        let (whole, wide) = (targets - targets % TARGETS, channels - channels % STRIP);
+        for target in (0..whole).step_by(TARGETS) {
+            (0..wide).step_by(STRIP).for_each(|start| self.sum::<S, TARGETS, STRIP>(simd, target, start));
+            (wide..channels).for_each(|start| self.sum::<S, TARGETS, 1>(simd, target, start));
+        }
+        for target in whole..targets {
+            (0..wide).step_by(STRIP).for_each(|start| self.sum::<S, 1, STRIP>(simd, target, start));
+            (wide..channels).for_each(|start| self.sum::<S, 1, 1>(simd, target, start));
+        }
+    }
+}
+
+impl Convolve<'_> {
+    /// Adds all sources to `N` channels of `T` targets.
+    #[inline(always)]
+    fn sum<S: Simd, const T: usize, const N: usize>(&mut self, simd: S, target: usize, start: usize) {
+        let mut sums = [[0.0; N]; T];
+        for (index, sums) in sums.iter_mut().enumerate() {
+            sums.copy_from_slice(&self.out.view().row(target + index)[start..start + N]);
+        }
+        for source in 0..self.states.rows() {
+            let state = &self.states.row(source)[start..start + N];
+            for (index, sums) in sums.iter_mut().enumerate() {
+                let taps = &self.taps.row(self.rows.row(target + index, source))[start..start + N];
+                for channel in 0..N {
+                    let tap = f32::from_bits(u32::from(taps[channel]) << 16);
+                    sums[channel] = simd.scalar_mul_add(tap, state[channel], sums[channel]);
+                }
             }
+        }
+        for (index, sums) in sums.iter().enumerate() {
+            self.out.row_mut(target + index)[start..start + N].copy_from_slice(sums);
         }
     }
 }

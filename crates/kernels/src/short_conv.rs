@@ -135,15 +135,17 @@ impl Vectorized for Steady<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         let n = self.x.cols() / 3;
-        let ShortFilter { taps: [w0, w1, w2], bias } = self.filter;
+        let [w0, w1, w2] = &self.filter.taps;
+        let sums: Vec<f32> = w0.iter().zip(w1).zip(w2).map(|((w0, w1), w2)| w0 + w1 + w2).collect();
         for row in 0..self.x.rows() {
             let x = self.x.row_mut(row);
             for (part, departures) in self.departures.iter().enumerate() {
-                for (channel, &departure) in (part * n..).zip(departures.row(row)) {
-                    let sum = w0[channel] + w1[channel] + w2[channel];
+                let filter = sums[part * n..][..n].iter().zip(&self.filter.bias[part * n..][..n]);
+                let x = x[part * n..][..n].iter_mut().zip(departures.row(row));
+                x.zip(filter).for_each(|((x, &departure), (&sum, &bias))| {
                     let departure = f32::from_bits(u32::from(departure) << 16);
-                    x[channel] = simd.scalar_mul_add(sum, x[channel], bias[channel]) + departure;
-                }
+                    *x = simd.scalar_mul_add(sum, *x, bias) + departure;
+                });
             }
             let (rest, v) = x.split_at_mut(2 * n);
             v.iter_mut().zip(rest).for_each(|(v, x1)| *v *= *x1);
