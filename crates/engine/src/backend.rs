@@ -1,5 +1,6 @@
 //! What a device must offer to serve a model.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::padding::{FarFields, WindowEncoder};
@@ -66,4 +67,15 @@ pub trait Backend: Send + Sync {
     /// An empty text, one longer than [`max_tokens`](Backend::max_tokens), or an id outside the vocabulary:
     /// nothing is computed then.
     fn embed(&self, texts: &[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError>;
+
+    /// Like [`embed`](Backend::embed), to the same bits, but calls `between` after each layer of a pass and before the next
+    /// one, when the device is free: other texts may be embedded there. Where it breaks, the rest is not computed.
+    ///
+    /// # Errors
+    /// Those of `embed`, or [`EngineError::Stopped`].
+    fn embed_stepwise(
+        &self,
+        texts: &[Text<'_>],
+        between: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Vec<Vec<f32>>, EngineError>;
 }

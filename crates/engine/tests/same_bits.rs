@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use common::{bits, golden_ids, small_config};
@@ -204,4 +205,35 @@ fn a_vector_that_is_not_finite_is_an_error() {
     assert_eq!(finish(vec![3.0, 4.0], None, true), Ok(vec![0.6, 0.8]));
     assert_eq!(finish(vec![3.0, 4.0], Some(1), true), Ok(vec![1.0]));
     assert_eq!(finish(vec![0.0, 0.0], None, true), Ok(vec![0.0, 0.0]));
+}
+
+/// A pass that is interrupted after each layer by passes of other lengths and paddings.
+#[test]
+fn layer_by_layer_with_other_texts_in_between() {
+    let model = synthetic(&small_config(), 5);
+    let backend = backend(&model, 2, usize::MAX);
+    let (long, short) = ([golden_ids(290), golden_ids(40)], [golden_ids(7), golden_ids(30)]);
+    let expected =
+        [&long, &short].map(|texts| embed_padded(&backend, texts, Pooling::Model, Padding::MaxLength));
+    let long: Vec<_> =
+        long.iter().map(|ids| Text { ids, pooling: Pooling::Model, padding: Padding::MaxLength }).collect();
+    let mut turns = 0;
+    let mut between = || {
+        turns += 1;
+        assert_eq!(embed_padded(&backend, &short, Pooling::Model, Padding::MaxLength), expected[1]);
+        ControlFlow::Continue(())
+    };
+    let vectors = backend.embed_stepwise(&long, &mut between).unwrap();
+    assert_eq!(vectors.iter().map(|v| bits(v)).collect::<Vec<_>>(), expected[0]);
+    assert_eq!(turns, small_config().num_hidden_layers - 1);
+    let mut turns = 0;
+    let stopped = backend.embed_stepwise(&long, &mut || {
+        turns += 1;
+        ControlFlow::Break(())
+    });
+    assert_eq!((stopped, turns), (Err(EngineError::Stopped), 1));
+    assert_eq!(embed_padded(&backend, &short, Pooling::Model, Padding::MaxLength), expected[1]);
+    let empty = Text { ids: &[], pooling: Pooling::Mean, padding: Padding::None };
+    let refused = backend.embed_stepwise(&[empty], &mut || unreachable!("nothing is computed"));
+    assert_eq!(refused, Err(EngineError::EmptyText { index: 0 }));
 }

@@ -4,25 +4,55 @@
 
 use danaus_kernels::MatrixMut;
 
+use super::filters::FilterPlan;
 use super::team::Team;
 use super::workspace::Workspace;
 use super::{CpuBackend, Pass, Watch};
 use crate::profile::Stage;
 
+/// A pass between two layers: what has been computed is in a workspace.
+pub(super) struct Running<'a> {
+    pass: &'a Pass,
+    plan: FilterPlan,
+    next_layer: usize,
+}
+
 impl CpuBackend {
     /// Leaves the last hidden states `[tokens, H]` in the workspace.
     pub(super) fn forward(&self, pass: &Pass, workspace: &mut Workspace, watch: &mut Watch<'_>) {
+        let mut running = self.begin(pass, workspace, watch);
+        while self.step(&mut running, workspace, watch) {}
+    }
+
+    /// Leaves the first layer's input in the workspace.
+    pub(super) fn begin<'a>(
+        &self,
+        pass: &'a Pass,
+        workspace: &mut Workspace,
+        watch: &mut Watch<'_>,
+    ) -> Running<'a> {
         workspace.prepare(pass.ids.len(), self.config.hidden_size, self.compute.threads());
         let windows = watch.record.far_fields.iter().map(|recording| recording.shape().window);
         let plan = self.filters.plan(&self.compute, pass.texts.iter().map(|rows| rows.len()).chain(windows));
         self.embed_tokens(pass, workspace);
         watch.observer.stage("embeddings", &workspace.hidden);
-        for (index, layer) in self.weights.layers.iter().enumerate() {
-            // There is no residual connection and no LayerNorm between the two.
-            self.mix_sequence(index, pass, &plan, workspace, watch);
-            self.mix_state(layer, workspace, watch.observer);
-            watch.observer.stage("layer", &workspace.hidden);
-        }
+        Running { pass, plan, next_layer: 0 }
+    }
+
+    /// Computes the next layer, and returns whether there is another one.
+    pub(super) fn step(
+        &self,
+        running: &mut Running<'_>,
+        workspace: &mut Workspace,
+        watch: &mut Watch<'_>,
+    ) -> bool {
+        let Running { pass, plan, next_layer } = running;
+        // There is no residual connection and no LayerNorm between the two.
+        self.mix_sequence(*next_layer, pass, plan, workspace, watch);
+        self.mix_state(&self.weights.layers[*next_layer], workspace, watch.observer);
+        watch.observer.stage("layer", &workspace.hidden);
+        *next_layer += 1;
+        *next_layer < self.weights.layers.len()
     }
 
     /// Sums of token, token-type and position embeddings, normalised.

@@ -11,8 +11,9 @@ mod team;
 mod weights;
 mod workspace;
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use danaus_kernels::gemm::Precision;
 use danaus_kernels::{Compute, Texts};
@@ -31,6 +32,9 @@ use workspace::Workspace;
 /// Tokens that one forward pass takes (a longer text has a pass to itself): enough rows to keep every core busy, few
 /// enough that activations stay small.
 const PASS_TOKENS: usize = 2048;
+
+/// How long a pass that prepares fast padding leaves the threads to others after each layer.
+const TURN: Duration = Duration::from_micros(100);
 
 /// Receives the values of each stage of a forward pass, for tests and for finding where two implementations part.
 pub trait Observer {
@@ -220,11 +224,37 @@ impl CpuBackend {
         Ok(())
     }
 
-    /// Embeds texts in one pass.
-    fn embed_pass(&self, texts: &[Text<'_>], workspace: &mut Workspace) -> Vec<Vec<f32>> {
-        let windows = texts.iter().map(|text| (text.ids, self.window(text)));
-        let pass = Pass::new(windows, self.config.pad_token_id);
-        self.forward(&pass, workspace, &mut Watch { observer: &mut (), record: &mut Record::default() });
+    /// Computes `pass` layer by layer in buffers of its own, and hands them to `result` at the end. Between two layers, `between`
+    /// is called and other passes may be computed.
+    fn stepwise<R>(
+        &self,
+        pass: &Pass,
+        record: &mut Record,
+        between: &mut dyn FnMut() -> ControlFlow<()>,
+        result: impl FnOnce(&Workspace) -> R,
+    ) -> Result<R, EngineError> {
+        let lock = || self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workspace = std::mem::take(&mut *lock());
+        let mut watch = Watch { observer: &mut (), record };
+        let mut running = self.compute.enter(|| self.begin(pass, &mut workspace, &mut watch));
+        while self.compute.enter(|| self.step(&mut running, &mut workspace, &mut watch)) {
+            if between().is_break() {
+                return Err(EngineError::Stopped);
+            }
+        }
+        let result = self.compute.enter(|| result(&workspace));
+        workspace.shrink(self.config.hidden_size);
+        *lock() = workspace;
+        Ok(result)
+    }
+
+    /// Texts in one pass.
+    fn pass(&self, texts: &[Text<'_>]) -> Pass {
+        Pass::new(texts.iter().map(|text| (text.ids, self.window(text))), self.config.pad_token_id)
+    }
+
+    /// The pooled vectors of a pass over `texts`, whose hidden states are in the workspace.
+    fn pooled(&self, texts: &[Text<'_>], pass: &Pass, workspace: &Workspace) -> Vec<Vec<f32>> {
         let hidden = workspace.hidden();
         let width = self.config.hidden_size;
         let mut clock = self.clock();
@@ -235,6 +265,28 @@ impl CpuBackend {
         let pooled = pooled.collect();
         clock.lap(Stage::Pooling);
         pooled
+    }
+
+    /// Embeds texts, by `embed_pass` in passes of at most [`PASS_TOKENS`] tokens.
+    fn embed_passes(
+        &self,
+        texts: &[Text<'_>],
+        mut embed_pass: impl FnMut(&[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError>,
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.check(texts)?;
+        let mut embeddings = Vec::with_capacity(texts.len());
+        let mut rest = texts;
+        while !rest.is_empty() {
+            let mut tokens = 0;
+            let fits = rest.iter().take_while(|text| {
+                tokens += self.rows(text);
+                tokens <= PASS_TOKENS
+            });
+            let (pass, others) = rest.split_at(fits.count().max(1));
+            embeddings.extend(embed_pass(pass)?);
+            rest = others;
+        }
+        Ok(embeddings)
     }
 }
 
@@ -269,20 +321,26 @@ impl Backend for CpuBackend {
     }
 
     fn embed(&self, texts: &[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.check(texts)?;
-        let mut embeddings = Vec::with_capacity(texts.len());
-        let mut rest = texts;
-        while !rest.is_empty() {
-            let mut tokens = 0;
-            let fits = rest.iter().take_while(|text| {
-                tokens += self.rows(text);
-                tokens <= PASS_TOKENS
-            });
-            let (pass, others) = rest.split_at(fits.count().max(1));
-            embeddings.extend(self.with_workspace(|workspace| self.embed_pass(pass, workspace)));
-            rest = others;
-        }
-        Ok(embeddings)
+        self.embed_passes(texts, |texts| {
+            let pass = self.pass(texts);
+            Ok(self.with_workspace(|workspace| {
+                let mut watch = Watch { observer: &mut (), record: &mut Record::default() };
+                self.forward(&pass, workspace, &mut watch);
+                self.pooled(texts, &pass, workspace)
+            }))
+        })
+    }
+
+    fn embed_stepwise(
+        &self,
+        texts: &[Text<'_>],
+        between: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.embed_passes(texts, |texts| {
+            let pass = self.pass(texts);
+            let pooled = |workspace: &Workspace| self.pooled(texts, &pass, workspace);
+            self.stepwise(&pass, &mut Record::default(), between, pooled)
+        })
     }
 }
 
@@ -300,10 +358,14 @@ impl WindowEncoder for CpuBackend {
     fn encode(&self, ids: &[u32], window: Window, record: &mut Record) -> Result<Vec<Vec<f32>>, EngineError> {
         self.check(&[Text { ids, pooling: Pooling::Mean, padding: Padding::None }])?;
         let pass = Pass::new([(ids, window)], self.config.pad_token_id);
-        Ok(self.with_workspace(|workspace| {
-            self.forward(&pass, workspace, &mut Watch { observer: &mut (), record });
+        // Waiting passes get their turn only from who gives it up for a moment.
+        let mut between = || {
+            std::thread::sleep(TURN);
+            ControlFlow::Continue(())
+        };
+        self.stepwise(&pass, record, &mut between, |workspace| {
             let hidden = &workspace.hidden()[..ids.len() * self.config.hidden_size];
             Pooling::ALL.iter().map(|&pooling| self.pool(hidden, pooling)).collect()
-        }))
+        })
     }
 }
