@@ -210,6 +210,11 @@ pub struct LimitArgs {
     /// Fewer keep a short text from waiting long behind others; more gain nothing beyond a few thousand.
     #[arg(long, env = "DANAUS_MAX_BATCH_TOKENS", default_value_t = 2048, value_name = "N", value_parser = at_least_one)]
     pub max_batch_tokens: usize,
+    /// Most tokens of a text that never waits for a longer one's end
+    ///
+    /// Between two layers of longer texts, those that are no longer than this are computed. 0: every text waits for those before it.
+    #[arg(long, env = "DANAUS_SHORT_TEXT_TOKENS", default_value_t = 1024, value_name = "N")]
+    pub short_text_tokens: usize,
     /// Largest request body, in MiB
     #[arg(long, env = "DANAUS_MAX_BODY", default_value_t = 32, value_name = "MIB", value_parser = at_least_one)]
     pub max_body: usize,

@@ -12,6 +12,9 @@ use crate::cors::CorsOrigin;
 pub struct ServerConfig {
     /// Most tokens that the model computes at once; a longer text goes alone.
     pub max_batch_tokens: usize,
+    /// Most tokens of a text, padding included, that never waits for a longer one's end: between two layers of those, the model
+    /// computes the shorter ones that wait.
+    pub short_text_tokens: usize,
     /// Whether a text over the model's length is cut where a request does not say.
     pub auto_truncate: bool,
     /// How hidden states become one vector where a request does not say.
@@ -46,6 +49,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             max_batch_tokens: 2048,
+            short_text_tokens: 1024,
             auto_truncate: false,
             pooling: Pooling::default(),
             strict_model: false,

@@ -1,7 +1,10 @@
 //! Which texts are computed together: a pure state machine, without threads, clock or I/O.
 //!
-//! First come, first served: a batch is always the oldest waiting texts, as many as fit the token budget. A text's
-//! cost is known before it is queued, and a cancelled text leaves at once.
+//! Short texts and long ones wait in two lanes, each first come, first served. A batch is the oldest texts of one lane, as
+//! many as fit the token budget. The lane whose oldest text came first has its turn, but long texts count as if they had come
+//! later than they did, by the [ageing](Lanes::ageing): short ones overtake them for that long and no longer, so that nobody
+//! waits for ever. Between the layers of a long text, short ones may be computed too ([`Scheduler::next_short_batch`]). A
+//! text's cost is known before it is queued, and a cancelled text leaves at once.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,6 +19,24 @@ pub struct QueueLimits {
     pub tokens: usize,
 }
 
+/// How short and long texts share the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lanes {
+    /// Most tokens of a short text.
+    pub short: usize,
+    /// By how much short texts that came later go before a long one.
+    pub ageing: Duration,
+}
+
+/// What is computed together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch<T> {
+    /// Whether its texts are long ones: then short ones need not wait for its end.
+    pub long: bool,
+    /// At least one text.
+    pub entries: Vec<Entry<T>>,
+}
+
 /// The places in the queue of one request's texts, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tickets(Range<u64>);
@@ -25,7 +46,7 @@ pub struct Tickets(Range<u64>);
 pub struct Entry<T> {
     /// Tokens that the model computes for it.
     pub cost: usize,
-    /// Handed back by [`Scheduler::next_batch`].
+    /// Handed back when its turn comes.
     pub payload: T,
 }
 
@@ -59,68 +80,113 @@ pub struct Depth {
 /// The queue of texts that wait for the model.
 #[derive(Debug)]
 pub struct Scheduler<T> {
-    /// By ticket, which is the order of arrival.
-    waiting: BTreeMap<u64, Entry<T>>,
+    /// Short texts and long ones.
+    queues: [Queue<T>; 2],
     next_ticket: u64,
-    tokens: usize,
     limits: QueueLimits,
+    lanes: Lanes,
+}
+
+const SHORT: usize = 0;
+const LONG: usize = 1;
+
+/// The waiting texts of a lane.
+#[derive(Debug)]
+struct Queue<T> {
+    /// By ticket, which is the order of arrival; with the time of arrival.
+    waiting: BTreeMap<u64, (Duration, Entry<T>)>,
+    tokens: usize,
 }
 
 impl<T> Scheduler<T> {
     /// An empty queue.
-    pub fn new(limits: QueueLimits) -> Self {
-        Self { waiting: BTreeMap::new(), next_ticket: 0, tokens: 0, limits }
+    pub fn new(limits: QueueLimits, lanes: Lanes) -> Self {
+        let queue = || Queue { waiting: BTreeMap::new(), tokens: 0 };
+        Self { queues: [queue(), queue()], next_ticket: 0, limits, lanes }
     }
 
     /// What waits now.
     pub fn depth(&self) -> Depth {
-        Depth { texts: self.waiting.len(), tokens: self.tokens }
+        let [short, long] = self.queues.each_ref().map(|queue| (queue.waiting.len(), queue.tokens));
+        Depth { texts: short.0 + long.0, tokens: short.1.saturating_add(long.1) }
     }
 
-    /// Queues one request's texts, all of them or none.
+    /// Queues one request's texts, all of them or none. `now` is the time since some moment, the same for all calls.
     ///
     /// An empty queue takes any request, so that a large one cannot be refused for ever.
     ///
     /// # Errors
     /// [`QueueFull`] where texts or tokens would be over the limits; nothing is queued then.
-    pub fn admit(&mut self, request: Vec<Entry<T>>) -> Result<Tickets, QueueFull> {
+    pub fn admit(&mut self, now: Duration, request: Vec<Entry<T>>) -> Result<Tickets, QueueFull> {
         let tokens = request.iter().fold(0, |sum: usize, entry| sum.saturating_add(entry.cost));
-        let over = self.waiting.len().saturating_add(request.len()) > self.limits.texts
-            || self.tokens.saturating_add(tokens) > self.limits.tokens;
-        if over && !self.waiting.is_empty() {
-            let (waiting, limits) = (self.depth(), self.limits);
+        let (waiting, limits) = (self.depth(), self.limits);
+        let over = waiting.texts.saturating_add(request.len()) > limits.texts
+            || waiting.tokens.saturating_add(tokens) > limits.tokens;
+        if over && waiting.texts > 0 {
             return Err(QueueFull { texts: request.len(), tokens, waiting, limits });
         }
         let first = self.next_ticket;
-        self.next_ticket += request.len() as u64;
-        self.tokens = self.tokens.saturating_add(tokens);
-        self.waiting.extend((first..).zip(request));
+        for entry in request {
+            let lane = if entry.cost <= self.lanes.short { SHORT } else { LONG };
+            let queue = &mut self.queues[lane];
+            queue.tokens = queue.tokens.saturating_add(entry.cost);
+            queue.waiting.insert(self.next_ticket, (now, entry));
+            self.next_ticket += 1;
+        }
         Ok(Tickets(first..self.next_ticket))
     }
 
     /// Takes out the texts of a request that still wait, and returns how many.
     pub fn cancel(&mut self, tickets: &Tickets) -> usize {
+        self.queues.iter_mut().map(|queue| queue.cancel(tickets)).sum()
+    }
+
+    /// Takes out the oldest texts of the lane whose turn it is, whose costs add up to at most `max_tokens`, in order; a single
+    /// text that costs more than that goes alone. `None` only if nothing waits.
+    pub fn next_batch(&mut self, max_tokens: usize) -> Option<Batch<T>> {
+        let [short, long] = self.queues.each_ref().map(Queue::oldest);
+        let long = match (short, long) {
+            (None, None) => return None,
+            (Some(short), Some(long)) => long.saturating_add(self.lanes.ageing) < short,
+            (_, long) => long.is_some(),
+        };
+        let queue = &mut self.queues[if long { LONG } else { SHORT }];
+        Some(Batch { long, entries: queue.take(max_tokens) })
+    }
+
+    /// Takes out the oldest short texts, as [`next_batch`](Scheduler::next_batch) does when it is their turn.
+    pub fn next_short_batch(&mut self, max_tokens: usize) -> Option<Batch<T>> {
+        let entries = self.queues[SHORT].take(max_tokens);
+        (!entries.is_empty()).then_some(Batch { long: false, entries })
+    }
+}
+
+impl<T> Queue<T> {
+    /// When the oldest text came.
+    fn oldest(&self) -> Option<Duration> {
+        self.waiting.first_key_value().map(|(_, &(arrived, _))| arrived)
+    }
+
+    fn cancel(&mut self, tickets: &Tickets) -> usize {
         let cancelled: Vec<u64> = self.waiting.range(tickets.0.clone()).map(|(&ticket, _)| ticket).collect();
         for ticket in &cancelled {
-            if let Some(entry) = self.waiting.remove(ticket) {
+            if let Some((_, entry)) = self.waiting.remove(ticket) {
                 self.tokens = self.tokens.saturating_sub(entry.cost);
             }
         }
         cancelled.len()
     }
 
-    /// Takes out the oldest texts whose costs add up to at most `max_tokens`, in order; a single text that costs more
-    /// than that goes alone. Empty only if nothing waits.
-    pub fn next_batch(&mut self, max_tokens: usize) -> Vec<Entry<T>> {
+    fn take(&mut self, max_tokens: usize) -> Vec<Entry<T>> {
         let mut batch = Vec::new();
         let mut tokens: usize = 0;
         while let Some(oldest) = self.waiting.first_entry() {
-            let sum = tokens.saturating_add(oldest.get().cost);
+            let sum = tokens.saturating_add(oldest.get().1.cost);
             if !batch.is_empty() && sum > max_tokens {
                 break;
             }
             tokens = sum;
-            batch.push(oldest.remove());
+            batch.push(oldest.remove().1);
         }
         self.tokens = self.tokens.saturating_sub(tokens);
         batch

@@ -10,7 +10,7 @@ use crate::config::ServerConfig;
 use crate::error::{ApiError, ErrorKind};
 use crate::metrics::Metrics;
 use crate::offload::Offload;
-use crate::scheduler::{Depth, QueueLimits};
+use crate::scheduler::{Depth, Lanes, QueueLimits};
 use crate::worker::{Computed, QueuedText, SubmitError, WorkError, Worker};
 
 /// Shown wherever a synthetic model could be taken for a real one.
@@ -22,6 +22,9 @@ const COUNTED_LENGTHS: usize = 4;
 
 /// Seconds after which to ask again while fast padding is prepared, which takes minutes.
 const PREPARING_SECONDS: u64 = 30;
+
+/// By how much short texts that came later go before a long one, which need not end before other short ones have their turn.
+const AGEING: Duration = Duration::from_secs(1);
 
 /// Most bytes of text in one request for all its tokens.
 const MOST_TOKENIZED_BYTES: usize = 1024 * 1024;
@@ -172,8 +175,9 @@ impl Ready {
         offload: Offload,
     ) -> std::io::Result<Self> {
         let limits = QueueLimits { texts: config.max_queued_texts, tokens: config.max_queued_tokens };
-        let worker =
-            Worker::start(Arc::clone(&service.backend), limits, config.max_batch_tokens, metrics.clone())?;
+        let lanes = Lanes { short: config.short_text_tokens, ageing: AGEING };
+        let backend = Arc::clone(&service.backend);
+        let worker = Worker::start(backend, (limits, lanes), config.max_batch_tokens, metrics.clone())?;
         Ok(Self { service, worker, offload, metrics, config: config.clone() })
     }
 

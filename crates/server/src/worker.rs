@@ -2,15 +2,16 @@
 
 use std::any::Any;
 use std::io;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use danaus_engine::{Backend, Padding, Pooling, Text};
+use danaus_engine::{Backend, EngineError, Padding, Pooling, Text};
 use tokio::sync::oneshot;
 
 use crate::metrics::Metrics;
-use crate::scheduler::{Depth, Entry, QueueFull, QueueLimits, Scheduler, Throughput, Tickets};
+use crate::scheduler::{Batch, Depth, Entry, Lanes, QueueFull, QueueLimits, Scheduler, Throughput, Tickets};
 
 /// One text on its way to the model.
 #[derive(Debug)]
@@ -68,6 +69,8 @@ struct Shared {
     state: Mutex<State>,
     /// Signalled when texts arrive and when the worker is to stop.
     work: Condvar,
+    /// What the scheduler counts time from.
+    epoch: Instant,
 }
 
 struct State {
@@ -92,13 +95,14 @@ impl Worker {
     /// Starts the thread.
     pub(crate) fn start(
         backend: Arc<dyn Backend>,
-        limits: QueueLimits,
+        (limits, lanes): (QueueLimits, Lanes),
         max_batch_tokens: usize,
         metrics: Metrics,
     ) -> io::Result<Self> {
-        let state =
-            State { scheduler: Scheduler::new(limits), throughput: Throughput::default(), stopping: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new() });
+        let scheduler = Scheduler::new(limits, lanes);
+        let state = State { scheduler, throughput: Throughput::default(), stopping: false };
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), work: Condvar::new(), epoch: Instant::now() });
         let thread = Thread { shared: Arc::clone(&shared), backend, max_batch_tokens, metrics };
         std::thread::Builder::new().name("danaus-worker".into()).spawn(move || thread.run())?;
         Ok(Self { shared })
@@ -111,9 +115,8 @@ impl Worker {
         if state.stopping {
             return Err(SubmitError::Stopped);
         }
-        let tickets = state.scheduler.admit(entries).map_err(|full| SubmitError::Full {
-            full,
-            seconds: state.throughput.seconds_for(full.waiting.tokens),
+        let tickets = state.scheduler.admit(self.shared.epoch.elapsed(), entries).map_err(|full| {
+            SubmitError::Full { full, seconds: state.throughput.seconds_for(full.waiting.tokens) }
         })?;
         drop(state);
         self.shared.work.notify_one();
@@ -125,11 +128,15 @@ impl Worker {
         self.shared.lock().scheduler.depth()
     }
 
-    /// Ends the thread after the batch it is computing; what waits is answered with [`WorkError::Stopped`].
+    /// Ends the thread after the batch it is computing, a long one after its current layer; what waits is answered with
+    /// [`WorkError::Stopped`].
     pub(crate) fn stop(&self) {
         let mut state = self.shared.lock();
         state.stopping = true;
-        let waiting = state.scheduler.next_batch(usize::MAX);
+        let mut waiting = Vec::new();
+        while let Some(batch) = state.scheduler.next_batch(usize::MAX) {
+            waiting.push(batch);
+        }
         drop(state);
         drop(waiting);
         self.shared.work.notify_all();
@@ -197,43 +204,52 @@ impl Thread {
     }
 
     /// Waits for work; `None` when the worker is to stop.
-    fn next_batch(&self) -> Option<Vec<Job>> {
+    fn next_batch(&self) -> Option<Batch<Job>> {
         let mut state = self.shared.lock();
         loop {
             if state.stopping {
                 return None;
             }
             let batch = state.scheduler.next_batch(self.max_batch_tokens);
-            if !batch.is_empty() {
-                return Some(batch.into_iter().map(|entry| entry.payload).collect());
+            if batch.is_some() {
+                return batch;
             }
             state = self.shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn compute(&self, batch: Vec<Job>) {
-        let tokens = batch.iter().map(|job| job.text.cost).sum();
+    /// Computes a batch and answers its requests. Returns how long it took.
+    fn compute(&self, Batch { long, entries }: Batch<Job>) -> Duration {
+        let tokens = entries.iter().map(|entry| entry.cost).sum();
+        let batch: Vec<Job> = entries.into_iter().map(|entry| entry.payload).collect();
         let texts: Vec<Text<'_>> = batch
             .iter()
             .map(|Job { text, .. }| Text { ids: &text.ids, pooling: text.pooling, padding: text.padding })
             .collect();
         let started = Instant::now();
+        let mut turns = Turns { layer: started, others: Duration::ZERO };
         // The backend promises nothing about its state after a panic, but it is all we have to answer the next
         // request with: a backend that stays broken fails that one too, in the same visible way.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.backend.embed(&texts)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| match long {
+            true => self.backend.embed_stepwise(&texts, &mut || self.between_layers(&batch, &mut turns)),
+            false => self.backend.embed(&texts),
+        }));
         let finished = Instant::now();
         let elapsed = finished.saturating_duration_since(started);
         let failure = match outcome {
             Ok(Ok(vectors)) if vectors.len() == batch.len() => {
-                self.shared.lock().throughput.observe(tokens, elapsed);
-                self.metrics.batch_computed(batch.len(), tokens, elapsed);
+                let own = elapsed.saturating_sub(turns.others);
+                self.shared.lock().throughput.observe(tokens, own);
+                self.metrics.batch_computed(batch.len(), tokens, own);
                 for (job, vector) in batch.into_iter().zip(vectors) {
                     // An error here is a client that left while its text was computed.
                     let _ = job.reply.send(Ok(Reply { vector, started, finished }));
                 }
-                return;
+                return elapsed;
             }
             Ok(Ok(vectors)) => format!("{} vectors for {} texts", vectors.len(), batch.len()),
+            // Whoever still waits finds its sender gone, as those do that were queued when the worker stopped.
+            Ok(Err(EngineError::Stopped)) => return elapsed,
             Ok(Err(error)) => error.to_string(),
             Err(panic) => format!("panic: {}", panic_message(panic.as_ref())),
         };
@@ -242,7 +258,35 @@ impl Thread {
         for job in batch {
             let _ = job.reply.send(Err(WorkError::Failed));
         }
+        elapsed
     }
+
+    /// Computes short texts that wait, until they had as much time as the long batch's last layer: half of the machine while
+    /// it is busy with both. Breaks where nobody waits for the long batch any more, or the worker is to stop.
+    fn between_layers(&self, batch: &[Job], turns: &mut Turns) -> ControlFlow<()> {
+        let layer = turns.layer.elapsed();
+        let mut spent = Duration::ZERO;
+        while spent < layer {
+            let mut state = self.shared.lock();
+            if state.stopping || batch.iter().all(|job| job.reply.is_closed()) {
+                return ControlFlow::Break(());
+            }
+            let Some(short) = state.scheduler.next_short_batch(self.max_batch_tokens) else { break };
+            drop(state);
+            spent += self.compute(short);
+        }
+        turns.others += spent;
+        turns.layer = Instant::now();
+        ControlFlow::Continue(())
+    }
+}
+
+/// Whose turn it was while a long batch was computed.
+struct Turns {
+    /// When its current layer began.
+    layer: Instant,
+    /// What went to other batches.
+    others: Duration,
 }
 
 /// What a panic said.

@@ -71,6 +71,7 @@ fn server_config(args: &ServeArgs) -> anyhow::Result<ServerConfig> {
     let defaults = ServerConfig::default();
     Ok(ServerConfig {
         max_batch_tokens: args.limits.max_batch_tokens,
+        short_text_tokens: args.limits.short_text_tokens,
         auto_truncate: args.text.auto_truncate,
         pooling: args.text.pooling,
         strict_model: args.strict_model,

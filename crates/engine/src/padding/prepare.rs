@@ -65,14 +65,13 @@ pub fn prepare(
     let total = PROBES * ranges.len();
     let mut preparation =
         Preparation { backend, probes, bound, taps, progress, done: 0, total, bytes: 0, bins: Vec::new() };
-    let mut unserved = Vec::new();
-    for range in ranges {
-        let poolings = preparation.narrow(range)?;
-        if !poolings.is_empty() {
-            unserved.push((range, poolings));
-        }
+    let mut rest = &ranges[..];
+    while let Some(first) = rest.first() {
+        let together = |range: &&Range| range.longest <= WIDE_RATIO * first.shortest.max(SHORTEST);
+        let (group, others) = rest.split_at(rest.iter().take_while(together).count().max(1));
+        preparation.group(group)?;
+        rest = others;
     }
-    preparation.wide(&unserved)?;
     let mut bins = preparation.bins;
     bins.sort_by_key(|(bin, _)| (bin.shortest, bin.window, bin.sketch));
     Ok(FarFields::new(bound, backend.max_tokens(), bins))
@@ -196,7 +195,7 @@ impl Preparation<'_> {
             sketch: fields.sketch.as_ref().map_or(0, |sketch| sketch.rows()),
             probes: probes.len(),
             errors: [0, 1, 2].map(worst),
-            most_equal: [0, 1, 2].map(|pooling| most_equal(&errors, pooling, self.bound)),
+            most_equal: Pooling::ALL.map(|pooling| most_equal(&errors, pooling, self.bound)),
         };
         Ok((bin, fields))
     }
@@ -235,28 +234,34 @@ impl Preparation<'_> {
         Ok(left)
     }
 
-    /// Makes bins with larger windows, for the poolings of ranges that have none that serves them well.
-    fn wide(&mut self, unserved: &[(Range, Vec<Pooling>)]) -> Result<(), EngineError> {
-        let mut rest = unserved;
-        while let Some((first, _)) = rest.first() {
-            let together = |(range, _): &&(Range, _)| range.longest <= WIDE_RATIO * first.shortest.max(8);
-            let (group, others) = rest.split_at(rest.iter().take_while(together).count().max(1));
-            let range = Range { shortest: first.shortest, longest: group[group.len() - 1].0.longest };
-            let poolings = Pooling::ALL
-                .iter()
-                .filter(|pooling| group.iter().any(|(_, poolings)| poolings.contains(pooling)));
-            self.wider(range, poolings.copied().collect())?;
-            rest = others;
+    /// Makes the bins of neighbouring ranges, shorter texts first: what memory there is goes to them.
+    fn group(&mut self, ranges: &[Range]) -> Result<(), EngineError> {
+        let mut unserved: Option<(Range, Vec<Pooling>)> = None;
+        for &range in ranges.iter() {
+            let poolings = if self.fits(range.longest) { self.narrow(range)? } else { Pooling::ALL.to_vec() };
+            if !poolings.is_empty() {
+                let (all, missing) = unserved.get_or_insert((range, Vec::new()));
+                all.longest = range.longest;
+                missing.extend(poolings);
+            }
         }
-        Ok(())
+        let Some((range, missing)) = unserved else { return Ok(()) };
+        self.wider(range, Pooling::ALL.into_iter().filter(|pooling| missing.contains(pooling)).collect())
     }
 
+    /// Whether there is memory for another window of so many rows.
+    fn fits(&self, rows: usize) -> bool {
+        self.bytes + size_of::<u16>() * self.backend.windows().shape(rows).len() <= BUDGET
+    }
+
+    /// Makes a bin with a larger window, for poolings that the ranges in it serve not at all or badly.
     fn wider(&mut self, range: Range, mut poolings: Vec<Pooling>) -> Result<(), EngineError> {
         let most = Segments::largest_window(self.backend.max_tokens());
         let mut before = f64::INFINITY;
         for factors in FACTORS {
             let windows = factors.map(|factor| (factor * range.longest as f64) as usize);
-            let windows: Vec<_> = windows.into_iter().filter(|&window| window <= most).collect();
+            let windows: Vec<_> =
+                windows.into_iter().filter(|&window| window <= most && self.fits(window)).collect();
             if poolings.is_empty() || windows.is_empty() {
                 break;
             }
@@ -288,11 +293,16 @@ impl Preparation<'_> {
     }
 }
 
-/// The largest share of equal pairs up to which no probe is too far off.
-fn most_equal(errors: &Errors, pooling: usize, bound: f64) -> Option<f64> {
-    let mut errors: Vec<_> = errors.iter().map(|(equal, errors)| (*equal, errors[pooling])).collect();
+/// The largest share of equal pairs up to which no probe is too far off. Only the error of mean pooling follows that share: with
+/// another pooling, all probes must be near enough.
+fn most_equal(errors: &Errors, pooling: Pooling, bound: f64) -> Option<f64> {
+    let mut errors: Vec<_> =
+        errors.iter().map(|(equal, errors)| (*equal, errors[pooling as usize])).collect();
     errors.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
     let within = errors.iter().take_while(|(_, error)| error * MARGIN <= bound).count();
     let most = errors[..within].last()?.0;
-    Some(if within == errors.len() { most.max(REPETITIVE) } else { most })
+    if within == errors.len() {
+        return Some(most.max(REPETITIVE));
+    }
+    (pooling == Pooling::Mean).then_some(most)
 }

@@ -16,7 +16,7 @@ use super::plan::Fields;
 use super::{Bin, FarField, FarFields, SegmentTaps, Shape, Sketch};
 
 /// Changes when files of before would be misread, or far fields are measured in another way.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// The metadata's key. Its value is a SHA-256 in hexadecimal, a space, and what the file says of itself, of which and of the
 /// tensors that is the digest.

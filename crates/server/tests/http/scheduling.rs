@@ -64,6 +64,48 @@ async fn a_request_is_spread_over_batches_by_the_token_budget() {
     assert_eq!(gate.batches(), [batch(0..2), batch(2..3), batch(3..5), batch(5..6)]);
 }
 
+/// Texts of up to 8 tokens are short; the model has two layers.
+fn with_lanes(gate: &Arc<Gate>) -> Router {
+    gated(gate, ServerConfig { short_text_tokens: 8, ..ServerConfig::default() })
+}
+
+const LONG: &str = "a b c d e f g h i j";
+
+#[tokio::test]
+async fn a_short_text_does_not_wait_for_a_long_ones_end() {
+    let gate = Gate::new(0);
+    let app = with_lanes(&gate);
+    let long = spawn(&app, LONG);
+    gate.until_batches(1).await;
+    let short = spawn(&app, "short");
+    until_queued(&app, 1.0).await;
+    // The long text's first layer is computed, and the short text's turn comes.
+    gate.let_one_batch_through();
+    gate.until_batches(2).await;
+    assert_eq!(gate.batches(), [vec![ids(LONG)], vec![ids("short")]]);
+    assert!(!long.is_finished(), "the long text still has a layer to go");
+    gate.open();
+    for (request, text) in [(short, "short"), (long, LONG)] {
+        let body = request.await.unwrap().body;
+        assert!(body.starts_with(&format!(r#"{{"embeddings":[{}]"#, expected_json(text))), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_text_that_nobody_waits_for_is_given_up() {
+    let gate = Gate::new(0);
+    let app = with_lanes(&gate);
+    let long = spawn(&app, LONG);
+    gate.until_batches(1).await;
+    long.abort();
+    let left = r#"danaus_http_requests_total{method="POST",route="/embed",status="499"}"#;
+    until("the client has left", || async { metric(&app, left).await == 1.0 }).await;
+    gate.open();
+    assert_eq!(post(&app, "/embed", query("next")).await.status, StatusCode::OK);
+    assert_eq!(metric(&app, "danaus_texts_total").await, 1.0);
+    assert_eq!(metric(&app, "danaus_failed_batches_total").await, 0.0);
+}
+
 #[tokio::test]
 async fn a_padded_text_costs_the_models_length() {
     let gate = Gate::new(usize::MAX);

@@ -1,6 +1,7 @@
 //! A small real model, a gate around it, and shorthands for requests.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -249,6 +250,16 @@ impl Backend for Gate {
 
     fn set_far_fields(&self, far_fields: Arc<FarFields>) {
         self.inner.set_far_fields(far_fields);
+    }
+
+    /// The gate is before the first layer; what comes between the others is the inner backend's.
+    fn embed_stepwise(
+        &self,
+        texts: &[Text<'_>],
+        between: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.embed(texts)?;
+        self.inner.embed_stepwise(texts, between)
     }
 
     fn embed(&self, texts: &[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError> {
