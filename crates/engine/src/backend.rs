@@ -68,8 +68,8 @@ pub trait Backend: Send + Sync {
     /// nothing is computed then.
     fn embed(&self, texts: &[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError>;
 
-    /// Like [`embed`](Backend::embed), to the same bits, but calls `between` after each layer of a pass and before the next
-    /// one, when the device is free: other texts may be embedded there. Where it breaks, the rest is not computed.
+    /// Like [`embed`](Backend::embed), to the same bits, but calls `between` before each layer of a pass, when the
+    /// device is free: other texts may be embedded there. Where it breaks, the rest is not computed.
     ///
     /// # Errors
     /// Those of `embed`, or [`EngineError::Stopped`].

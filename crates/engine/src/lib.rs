@@ -53,7 +53,7 @@ pub enum EngineError {
         "the model gives a vector that is not finite: its weights are too large, or not those of such a model"
     )]
     NonFinite,
-    /// A pass that was given up between two layers, because its caller wanted that.
+    /// A pass that was given up before one of its layers, because its caller wanted that.
     #[error("the pass was stopped between two layers")]
     Stopped,
     /// A device or dtype that this build does not have.

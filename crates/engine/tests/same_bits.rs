@@ -207,7 +207,7 @@ fn a_vector_that_is_not_finite_is_an_error() {
     assert_eq!(finish(vec![0.0, 0.0], None, true), Ok(vec![0.0, 0.0]));
 }
 
-/// A pass that is interrupted after each layer by passes of other lengths and paddings.
+/// A pass that is interrupted before each layer by passes of other lengths and paddings.
 #[test]
 fn layer_by_layer_with_other_texts_in_between() {
     let model = synthetic(&small_config(), 5);
@@ -225,7 +225,7 @@ fn layer_by_layer_with_other_texts_in_between() {
     };
     let vectors = backend.embed_stepwise(&long, &mut between).unwrap();
     assert_eq!(vectors.iter().map(|v| bits(v)).collect::<Vec<_>>(), expected[0]);
-    assert_eq!(turns, small_config().num_hidden_layers - 1);
+    assert_eq!(turns, small_config().num_hidden_layers);
     let mut turns = 0;
     let stopped = backend.embed_stepwise(&long, &mut || {
         turns += 1;

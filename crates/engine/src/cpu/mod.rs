@@ -224,7 +224,7 @@ impl CpuBackend {
         Ok(())
     }
 
-    /// Computes `pass` layer by layer in buffers of its own, and hands them to `result` at the end. Between two layers, `between`
+    /// Computes `pass` layer by layer in buffers of its own, and hands them to `result` at the end. Before each layer, `between`
     /// is called and other passes may be computed.
     fn stepwise<R>(
         &self,
@@ -237,9 +237,12 @@ impl CpuBackend {
         let mut workspace = std::mem::take(&mut *lock());
         let mut watch = Watch { observer: &mut (), record };
         let mut running = self.compute.enter(|| self.begin(pass, &mut workspace, &mut watch));
-        while self.compute.enter(|| self.step(&mut running, &mut workspace, &mut watch)) {
+        loop {
             if between().is_break() {
                 return Err(EngineError::Stopped);
+            }
+            if !self.compute.enter(|| self.step(&mut running, &mut workspace, &mut watch)) {
+                break;
             }
         }
         let result = self.compute.enter(|| result(&workspace));

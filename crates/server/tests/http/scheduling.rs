@@ -79,11 +79,11 @@ async fn a_short_text_does_not_wait_for_a_long_ones_end() {
     gate.until_batches(1).await;
     let short = spawn(&app, "short");
     until_queued(&app, 1.0).await;
-    // The long text's first layer is computed, and the short text's turn comes.
+    // Before one of the long text's layers, the short one's turn comes.
     gate.let_one_batch_through();
     gate.until_batches(2).await;
     assert_eq!(gate.batches(), [vec![ids(LONG)], vec![ids("short")]]);
-    assert!(!long.is_finished(), "the long text still has a layer to go");
+    assert!(!long.is_finished(), "the long text still has layers to go");
     gate.open();
     for (request, text) in [(short, "short"), (long, LONG)] {
         let body = request.await.unwrap().body;
