@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, Method, Uri};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::error::RATE_LIMIT_RESET;
-use crate::middleware::REQUEST_ID;
+use crate::middleware::{REQUEST_ID, REQUEST_TIMEOUT};
 use crate::respond::SERVER_TIMING;
 
 /// How long a browser need not ask again.
@@ -54,7 +54,7 @@ pub(crate) fn layer(origins: &[CorsOrigin]) -> Option<CorsLayer> {
     let layer = CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([AUTHORIZATION, CONTENT_TYPE])
+        .allow_headers([AUTHORIZATION, CONTENT_TYPE, REQUEST_TIMEOUT])
         .expose_headers([REQUEST_ID, SERVER_TIMING, RETRY_AFTER, RATE_LIMIT_RESET])
         .max_age(MAX_AGE);
     Some(layer)

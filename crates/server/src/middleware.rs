@@ -1,6 +1,6 @@
 //! What happens around every request: id, log line, measurements, and the refusal during a shutdown.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::CONNECTION;
@@ -9,12 +9,15 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::{Instrument, Span};
 
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorKind};
 use crate::metrics::{InFlight, RequestLabels};
 use crate::routes::HEALTH;
 use crate::state::AppState;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Seconds that a client gives its request.
+pub(crate) const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 
 /// A client's id longer than this is replaced, so that it cannot fill the log.
 const LONGEST_REQUEST_ID: usize = 128;
@@ -56,6 +59,29 @@ pub(crate) async fn refuse_in_shutdown(
     let mut response = next.run(request).await;
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+/// Answers 504 where a request takes longer than its client gives it, and gives up what is left of it: texts that wait for
+/// the model leave the queue.
+pub(crate) async fn keep_deadline(request: Request, next: Next) -> Result<Response, ApiError> {
+    let Some(limit) = request_timeout(request.headers())? else { return Ok(next.run(request).await) };
+    tokio::time::timeout(limit, next.run(request)).await.map_err(|_elapsed| {
+        let message =
+            format!("No result within the request's X-Request-Timeout of {} s", limit.as_secs_f64());
+        ApiError::new(ErrorKind::DeadlineExceeded, message)
+    })
+}
+
+fn request_timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    let Some(value) = headers.get(REQUEST_TIMEOUT) else { return Ok(None) };
+    let seconds = value.to_str().ok().and_then(|value| value.trim().parse().ok());
+    match seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+        Some(limit) if !limit.is_zero() => Ok(Some(limit)),
+        _ => {
+            let message = format!("expected a number of seconds above 0, like 2.5, got {value:?}");
+            Err(ApiError::at(ErrorKind::InvalidField, "X-Request-Timeout", message))
+        }
+    }
 }
 
 /// The client's id if it is sane, else a new one.

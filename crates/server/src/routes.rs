@@ -41,6 +41,7 @@ pub fn app(state: AppState) -> Router {
         .route("/docs/{*file}", axum::routing::get(docs::file))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn(middleware::keep_deadline))
         .layer(from_fn_with_state(state.clone(), auth::authorise))
         .layer(from_fn_with_state(state.clone(), middleware::refuse_in_shutdown));
     let routes = match cors::layer(&state.config().cors_origins) {

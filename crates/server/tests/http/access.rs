@@ -85,7 +85,10 @@ async fn pages_of_allowed_origins_may_call_and_others_may_not() {
     assert_eq!(allowed.status, StatusCode::OK);
     assert_eq!(allowed.header("access-control-allow-origin"), Some("https://example.org"));
     assert_eq!(allowed.header("access-control-allow-methods"), Some("GET,POST"));
-    assert_eq!(allowed.header("access-control-allow-headers"), Some("authorization,content-type"));
+    assert_eq!(
+        allowed.header("access-control-allow-headers"),
+        Some("authorization,content-type,x-request-timeout")
+    );
     let other = send(&app, preflight("https://example.com")).await;
     assert_eq!(other.header("access-control-allow-origin"), None);
     let mut request = post_request("/embed", query("a"));

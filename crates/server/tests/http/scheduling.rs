@@ -233,6 +233,41 @@ async fn a_request_over_its_time_limit_is_504_and_leaves_the_queue() {
     assert_eq!(gate.batches(), [vec![ids("first")]]);
 }
 
+/// A request for one text that says how many seconds it may take.
+async fn post_within(app: &Router, text: &str, seconds: &str) -> Answer {
+    let mut request = post_request("/embed", query(text));
+    request.headers_mut().insert("x-request-timeout", seconds.parse().unwrap());
+    send(app, request).await
+}
+
+#[tokio::test]
+async fn a_request_over_its_own_time_limit_is_504_and_leaves_the_queue() {
+    let gate = Gate::new(0);
+    let app = gated(&gate, ServerConfig::default());
+    let first = block(&gate, &app).await;
+    let late = post_within(&app, "late", "0.05").await;
+    let message = "No result within the request's X-Request-Timeout of 0.05 s";
+    assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(late.json(), error_json(message, "server_error", "deadline_exceeded"));
+    until_queued(&app, 0.0).await;
+    gate.open();
+    assert_eq!(first.await.unwrap().status, StatusCode::OK);
+    assert_eq!(post_within(&app, "in time", "60").await.status, StatusCode::OK);
+    assert_eq!(gate.batches(), [vec![ids("first")], vec![ids("in time")]]);
+}
+
+#[tokio::test]
+async fn a_time_limit_that_is_none_is_422() {
+    let app = ready_app();
+    for seconds in ["0", "-1", "soon", "NaN", "inf", "1e300", ""] {
+        let refused = post_within(&app, "text", seconds).await;
+        let message =
+            format!("X-Request-Timeout: expected a number of seconds above 0, like 2.5, got {seconds:?}");
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{seconds}");
+        assert_eq!(refused.json(), error_json(&message, "invalid_request_error", "invalid_field"));
+    }
+}
+
 #[tokio::test]
 async fn large_texts_do_not_hold_up_small_ones() {
     let app = ready_app();
