@@ -22,11 +22,17 @@ use crate::worker::panic_message;
 /// Pause after a connection could not be accepted, which is mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// Most connections that are accepted after the signal to shut down: more than the system keeps waiting.
+const LAST_CONNECTIONS: usize = 4096;
+
+/// How long a connection that may have sent something already is not taken for an idle one when the server shuts down.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// Serves until `shutdown` resolves, then finishes what is in flight and returns.
 ///
 /// The port answers at once; `load` runs on its own thread, and until it returns, routes that need a model answer 503.
-/// After `shutdown`, no connection is accepted, requests in flight go on for at most `config.shutdown_timeout`, and
-/// requests that arrive on open connections get 503. A `load` that is still running is left alone: the caller's process
+/// After `shutdown`, no connection is accepted that was not made before, requests in flight go on for at most
+/// `config.shutdown_timeout`, and requests that arrive on open connections get 503. A `load` that is still running is left alone: the caller's process
 /// should end, not wait for it; the same holds for a batch that the model is computing when the timeout strikes.
 ///
 /// # Errors
@@ -46,11 +52,12 @@ pub async fn serve(
         error = failed_load(loading, &state) => Err(error),
         () = connections.accept_from(&listener) => Ok(()),
     };
-    drop(listener);
     state.begin_shutdown();
+    connections.accept_last_of(listener);
     tracing::info!(connections = connections.open.count(), "shutting down");
     let finished = async {
         // Connections stay open meanwhile, so that a request on one of them gets its 503.
+        tokio::time::sleep(LAST_WORDS.min(shutdown_timeout / 2)).await;
         state.all_answered().await;
         connections.open.shutdown().await;
     };
@@ -114,6 +121,17 @@ impl Connections {
                     tracing::error!(%error, "cannot accept connections; trying again");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
+            }
+        }
+    }
+
+    /// Accepts who has connected already, and closes the port. Closed without that, it would reset them.
+    fn accept_last_of(&self, listener: TcpListener) {
+        // The runtime might not know of the latest yet: the system is asked, which does not block.
+        let Ok(listener) = listener.into_std() else { return };
+        for (stream, _) in (0..LAST_CONNECTIONS).map_while(|_| listener.accept().ok()) {
+            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                self.spawn(stream);
             }
         }
     }

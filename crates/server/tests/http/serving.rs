@@ -201,6 +201,28 @@ async fn a_shutdown_finishes_what_is_in_flight_and_refuses_what_comes_after() {
     drop(idle);
 }
 
+/// Connections that the system has made and the server has not looked at yet, as there are always some under load.
+#[tokio::test]
+async fn a_shutdown_answers_whoever_has_connected_before_it() {
+    let running = start_ready(ServerConfig::default(), service()).await;
+    // Nothing of the server runs until this test awaits something.
+    let connected: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(running.address).unwrap();
+            std::io::Write::write_all(&mut stream, post_and_close("before").as_bytes()).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            TcpStream::from_std(stream).unwrap()
+        })
+        .collect();
+    running.stop.send(()).unwrap();
+    for mut stream in connected {
+        let answer = read_all(&mut stream).await;
+        let answered = ["HTTP/1.1 200 ", "HTTP/1.1 503 "].iter().any(|status| answer.starts_with(status));
+        assert!(answered, "{answer:?}");
+    }
+    bounded(running.result).await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_shutdown_does_not_wait_longer_than_it_may() {
     let gate = Gate::new(0);
