@@ -140,8 +140,13 @@ impl CpuBackend {
         };
         // Taps that are eight bits coarse would be the largest error of all.
         let filter_precision = if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 };
-        let info =
-            BackendInfo { device: "cpu", instruction_set: isa.name(), dtype, threads: compute.threads() };
+        let info = BackendInfo {
+            device: "cpu",
+            instruction_set: isa.name(),
+            dtype,
+            threads: compute.threads(),
+            layers: model.config.num_hidden_layers,
+        };
         let weights = compute.enter(|| EncoderWeights::new(&compute, model, precision));
         let filters = compute.enter(|| FilterBank::new(&compute, model, filter_precision, options));
         // What was packed is not needed a second time, and the embeddings' rows only now and then.
