@@ -224,6 +224,13 @@ pub struct LimitArgs {
     /// Most tokens that wait for the model, over all requests; more are refused with 429
     #[arg(long, env = "DANAUS_MAX_QUEUED_TOKENS", default_value_t = 8 << 20, value_name = "N", value_parser = at_least_one)]
     pub max_queued_tokens: usize,
+    /// Seconds that a request may have to wait for its turn, by what is before it and the speed that this machine was seen to
+    /// have; one that would wait longer is refused at once with 429. 0: no limit
+    #[arg(long, env = "DANAUS_MAX_QUEUE_SECONDS", default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    pub max_queue_seconds: std::time::Duration,
+    /// Bytes of memory for vectors of texts that were asked for before: about 3,300 a vector. 0: none are kept
+    #[arg(long, env = "DANAUS_CACHE_SIZE", default_value_t = 0, value_name = "BYTES")]
+    pub cache_size: usize,
     /// Seconds after which a request that has no vectors yet is answered with 504 [default: none]
     #[arg(long, env = "DANAUS_REQUEST_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
     pub request_timeout: Option<std::time::Duration>,

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use danaus_engine::{Backend, BackendOptions, Padding, Pooling, Profile, Text};
 use danaus_model::{HubOptions, LoadOptions, LoadedModel, ModelSource, Tokenizer};
+use danaus_server::scheduler::{Load, Speed};
 
 use crate::args::{ComputeArgs, ModelArgs};
 
@@ -88,16 +89,22 @@ pub fn padding(compute: &ComputeArgs, model: &LoadedModel) -> Padding {
     compute.padding.unwrap_or(if model.padded { Padding::Fast } else { Padding::None })
 }
 
-/// Lengths, in tokens, of the texts that [`warm_up`] embeds: those of queries.
-const WARM_UP: [usize; 2] = [16, 64];
+/// Lengths, in tokens, of the texts that [`warm_up`] embeds: those of queries and of passages.
+const WARM_UP: [usize; 3] = [16, 64, 192];
 
-/// Embeds a few texts, so that the first request need not wait for filters and buffers to be made.
-pub fn warm_up(backend: &dyn Backend) -> anyhow::Result<()> {
+/// Embeds a few texts, so that the first request need not wait for filters and buffers to be made. Returns how fast that was
+/// once they were.
+pub fn warm_up(backend: &dyn Backend) -> anyhow::Result<Speed> {
+    let mut speed = Speed::default();
     for length in WARM_UP {
         let ids = vec![0; length.min(backend.max_tokens())];
-        backend.embed(&[Text { ids: &ids, pooling: Pooling::Mean, padding: Padding::None }])?;
+        let text = Text { ids: &ids, pooling: Pooling::Mean, padding: Padding::None };
+        backend.embed(&[text])?;
+        let started = Instant::now();
+        backend.embed(&[text])?;
+        speed.observe(&Load::from_iter([backend.rows(&text)]), started.elapsed());
     }
-    Ok(())
+    Ok(speed)
 }
 
 /// The built-in tokenizer, or the one in `file`, which must not know more tokens than the model.

@@ -29,6 +29,8 @@ pub struct BackendInfo {
     pub dtype: &'static str,
     /// Threads that one forward pass uses.
     pub threads: usize,
+    /// Layers of the model, before each of which [`Backend::embed_stepwise`] stops.
+    pub layers: usize,
 }
 
 /// One loaded model on one device.

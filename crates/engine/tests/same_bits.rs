@@ -207,6 +207,28 @@ fn a_vector_that_is_not_finite_is_an_error() {
     assert_eq!(finish(vec![0.0, 0.0], None, true), Ok(vec![0.0, 0.0]));
 }
 
+/// A long text's first pass makes its filters' states layer by layer as well, and a later one finds them.
+#[test]
+fn filters_are_made_with_other_texts_in_between() {
+    let model =
+        synthetic(&ModelConfig { max_position_embeddings: 4096, long_conv_l_max: 4096, ..small_config() }, 5);
+    let layers = small_config().num_hidden_layers;
+    let ids: Vec<u32> = golden_ids(290).into_iter().cycle().take(3000).collect();
+    let text = Text { ids: &ids, pooling: Pooling::Mean, padding: Padding::None };
+    let expected = backend(&model, 2, usize::MAX).embed(&[text]).unwrap();
+    let backend = backend(&model, 2, usize::MAX);
+    let short = Text { ids: &ids[..20], ..text };
+    for wanted in [2 * layers, layers] {
+        let mut turns = 0;
+        let vectors = backend.embed_stepwise(&[text], &mut || {
+            turns += 1;
+            backend.embed(&[short]).unwrap();
+            ControlFlow::Continue(())
+        });
+        assert_eq!((vectors.as_ref(), turns), (Ok(&expected), wanted));
+    }
+}
+
 /// A pass that is interrupted before each layer by passes of other lengths and paddings.
 #[test]
 fn layer_by_layer_with_other_texts_in_between() {

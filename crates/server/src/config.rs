@@ -37,6 +37,11 @@ pub struct ServerConfig {
     pub max_queued_tokens: usize,
     /// Most texts that wait for the model, over all requests; a request that comes on top is refused with 429.
     pub max_queued_texts: usize,
+    /// Longest time that a request waits for its turn, as far as it can be foreseen; one that would wait longer is refused with
+    /// 429. `None`: as long as it takes.
+    pub max_queue_time: Option<Duration>,
+    /// Memory for vectors of texts that were asked for before, in bytes. 0: none are kept.
+    pub cache_bytes: usize,
     /// Longest time between a request's arrival and its vectors; 504 after that. `None`: as long as it takes.
     pub request_timeout: Option<Duration>,
     /// Longest silence of a client that is sending a request's head or body; 408 after that.
@@ -62,6 +67,8 @@ impl Default for ServerConfig {
             // 32 MiB of token ids: a body of the largest size that is all punctuation still fits an idle queue.
             max_queued_tokens: 8 * 1024 * 1024,
             max_queued_texts: 65_536,
+            max_queue_time: Some(Duration::from_secs(60)),
+            cache_bytes: 0,
             request_timeout: None,
             read_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(30),

@@ -5,6 +5,7 @@
 //! serialising large answers happen elsewhere.
 
 mod auth;
+mod cache;
 mod config;
 mod cors;
 mod error;
@@ -20,6 +21,7 @@ mod serve;
 mod service;
 mod state;
 mod types;
+mod vector_key;
 mod worker;
 
 pub use auth::ApiKeys;

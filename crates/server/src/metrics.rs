@@ -27,6 +27,10 @@ pub(crate) struct Metrics {
     queue_texts: IntGauge,
     queue_tokens: IntGauge,
     model_loaded: IntGauge,
+    cache_texts: IntCounterVec,
+    cache_entries: IntGauge,
+    cache_bytes: IntGauge,
+    shared_texts: IntCounter,
 }
 
 /// Which request a measurement is about. Routes are patterns, so that the number of series stays bounded.
@@ -73,12 +77,25 @@ impl Metrics {
         self.queue_seconds.observe(waited.as_secs_f64());
     }
 
+    /// Counts a request's texts whose vectors were in the cache, and the others.
+    pub(crate) fn cache_asked(&self, hits: usize, misses: usize) {
+        self.cache_texts.with_label_values(&["hit"]).inc_by(hits as u64);
+        self.cache_texts.with_label_values(&["miss"]).inc_by(misses as u64);
+    }
+
+    /// Counts texts that were not computed because an equal one just was.
+    pub(crate) fn texts_shared(&self, texts: usize) {
+        self.shared_texts.inc_by(texts as u64);
+    }
+
     pub(crate) fn model_loaded(&self) {
         self.model_loaded.set(1);
     }
 
-    /// Everything in the Prometheus text format, with what waits now.
-    pub(crate) fn render(&self, queue: Depth) -> Result<String, prometheus::Error> {
+    /// Everything in the Prometheus text format, with what waits now, and the cache's vectors and bytes.
+    pub(crate) fn render(&self, queue: Depth, cached: (u64, u64)) -> Result<String, prometheus::Error> {
+        self.cache_entries.set(i64::try_from(cached.0).unwrap_or(i64::MAX));
+        self.cache_bytes.set(i64::try_from(cached.1).unwrap_or(i64::MAX));
         self.queue_texts.set(i64::try_from(queue.texts).unwrap_or(i64::MAX));
         self.queue_tokens.set(i64::try_from(queue.tokens).unwrap_or(i64::MAX));
         TextEncoder::new().encode_to_string(&self.registry.gather())
@@ -138,6 +155,25 @@ fn build() -> Result<Metrics, prometheus::Error> {
         queue_texts: gauge(r, "danaus_queue_texts", "Texts that wait for the model.")?,
         queue_tokens: gauge(r, "danaus_queue_tokens", "Tokens that wait for the model.")?,
         model_loaded: gauge(r, "danaus_model_loaded", "1 when the model is loaded, else 0.")?,
+        cache_texts: add(
+            r,
+            IntCounterVec::new(
+                Opts::new(
+                    "danaus_cache_texts_total",
+                    "Texts looked up in the cache, by result: hit or miss.",
+                ),
+                &["result"],
+            ),
+        )?,
+        cache_entries: gauge(r, "danaus_cache_entries", "Vectors in the cache.")?,
+        cache_bytes: gauge(r, "danaus_cache_bytes", "What the cache's vectors take.")?,
+        shared_texts: add(
+            r,
+            IntCounter::new(
+                "danaus_shared_texts_total",
+                "Texts not computed because an equal one was on its way.",
+            ),
+        )?,
         registry: registry.clone(),
     };
     build_info(r)?;

@@ -2,6 +2,7 @@
 
 mod docs;
 mod embed;
+mod estimate;
 mod openai;
 mod similarity;
 mod status;
@@ -59,6 +60,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Base::openapi())
         .routes(routes!(embed::embed))
         .routes(routes!(embed::embed_batch))
+        .routes(routes!(estimate::estimate))
         .merge(openai::router())
         .nest("/v1", openai::router())
         .nest("/api/v1", openai::router())

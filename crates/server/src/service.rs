@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use danaus_engine::{Backend, EngineError, Padding, Pooling, Text, finish};
+use danaus_engine::{Backend, EngineError, Padding, Pooling, finish};
 use danaus_model::{Encoding, Tokenizer, truncate, truncate_start};
 
+use crate::cache::{Pooled, VectorCache};
 use crate::config::ServerConfig;
 use crate::error::{ApiError, ErrorKind};
 use crate::metrics::Metrics;
 use crate::offload::Offload;
-use crate::scheduler::{Depth, Lanes, QueueLimits};
-use crate::worker::{Computed, QueuedText, SubmitError, WorkError, Worker};
+use crate::scheduler::{Depth, Estimate, Lanes, QueueLimits, Speed};
+use crate::worker::{Computed, Policy, QueuedText, SubmitError, WorkError, Worker};
 
 /// Shown wherever a synthetic model could be taken for a real one.
 const SYNTHETIC_WARNING: &str = "synthetic weights: vectors carry no meaning";
@@ -39,6 +40,8 @@ pub struct Service {
     pub model: ModelInfo,
     /// What surrounds a text in the encoder where a request does not say.
     pub padding: Padding,
+    /// How fast the backend was seen to compute; what is not known yet is learned while serving.
+    pub speed: Speed,
 }
 
 /// What a model is called.
@@ -160,9 +163,19 @@ pub(crate) struct Ready {
     config: ServerConfig,
 }
 
-/// A text's tokens as the model will see them.
+/// What a request would cost.
+#[derive(Debug)]
+pub(crate) struct Estimated {
+    /// Tokens of each text as the model would see it.
+    pub(crate) tokens: Vec<usize>,
+    /// Whether each text would be cut.
+    pub(crate) truncated: Vec<bool>,
+    pub(crate) estimate: Estimate,
+}
+
+/// A text as the model will see it.
 struct Prepared {
-    ids: Vec<u32>,
+    text: QueuedText,
     truncated: bool,
 }
 
@@ -174,10 +187,19 @@ impl Ready {
         metrics: Metrics,
         offload: Offload,
     ) -> std::io::Result<Self> {
-        let limits = QueueLimits { texts: config.max_queued_texts, tokens: config.max_queued_tokens };
-        let lanes = Lanes { short: config.short_text_tokens, ageing: AGEING };
         let backend = Arc::clone(&service.backend);
-        let worker = Worker::start(backend, (limits, lanes), config.max_batch_tokens, metrics.clone())?;
+        let policy = Policy {
+            limits: QueueLimits {
+                texts: config.max_queued_texts,
+                tokens: config.max_queued_tokens,
+                wait: config.max_queue_time.unwrap_or(Duration::MAX),
+            },
+            lanes: Lanes { short: config.short_text_tokens, ageing: AGEING, layers: backend.info().layers },
+            speed: service.speed,
+            max_batch_tokens: config.max_batch_tokens,
+            cache: VectorCache::new(config.cache_bytes, backend.dimension()),
+        };
+        let worker = Worker::start(backend, policy, metrics.clone())?;
         Ok(Self { service, worker, offload, metrics, config: config.clone() })
     }
 
@@ -209,6 +231,11 @@ impl Ready {
         self.worker.depth()
     }
 
+    /// Vectors in the cache, and their bytes.
+    pub(crate) fn cached(&self) -> (u64, u64) {
+        self.worker.cached()
+    }
+
     /// Ends the worker thread; requests that still wait are answered with 503.
     pub(crate) fn stop(&self) {
         self.worker.stop();
@@ -220,9 +247,7 @@ impl Ready {
         request: NamedTexts<T>,
         options: EmbedOptions,
     ) -> Result<Embedded, ApiError> {
-        self.check_dimensions(options.dimensions)?;
-        self.check_count(request.texts.len())?;
-        self.check_prepared(options.padding)?;
+        self.check(request.texts.len(), options)?;
         let Some(limit) = self.config.request_timeout else {
             return self.embed_checked(request, options).await;
         };
@@ -239,15 +264,31 @@ impl Ready {
         options: EmbedOptions,
     ) -> Result<Embedded, ApiError> {
         let started = Instant::now();
-        let prepared = self.prepare(request, options.truncate).await?;
+        let prepared = self.prepare(request, options).await?;
         let tokenise = started.elapsed();
-        let tokens = prepared.iter().map(|text| text.ids.len()).collect();
-        let truncated = prepared.iter().map(|text| text.truncated).collect();
-        let computed = self.compute(prepared, options.pooling, options.padding).await?;
+        let (tokens, truncated, texts) = unzip(prepared);
+        let computed = self.compute(texts).await?;
         let timing = Timing { tokenise, queue: computed.queue, compute: computed.compute };
         self.metrics.queued_for(computed.queue);
         let vectors = self.finish(computed.vectors, options).await?;
         Ok(Embedded { vectors, tokens, truncated, timing })
+    }
+
+    /// What embedding a request's texts now would cost.
+    pub(crate) async fn estimate<T: Source>(
+        &self,
+        request: NamedTexts<T>,
+        options: EmbedOptions,
+    ) -> Result<Estimated, ApiError> {
+        self.check(request.texts.len(), options)?;
+        let (tokens, truncated, texts) = unzip(self.prepare(request, options).await?);
+        Ok(Estimated { tokens, truncated, estimate: self.worker.estimate(texts) })
+    }
+
+    fn check(&self, texts: usize, options: EmbedOptions) -> Result<(), ApiError> {
+        self.check_dimensions(options.dimensions)?;
+        self.check_count(texts)?;
+        self.check_prepared(options.padding)
     }
 
     /// Tokenises texts as they are, over the model's length or not.
@@ -299,9 +340,11 @@ impl Ready {
     async fn prepare<T: Source>(
         &self,
         request: NamedTexts<T>,
-        cut: Truncate,
+        options: EmbedOptions,
     ) -> Result<Vec<Prepared>, ApiError> {
-        let limit = self.backend().max_tokens();
+        let cut = options.truncate;
+        let backend = Arc::clone(&self.service.backend);
+        let limit = backend.max_tokens();
         let remedy = request.remedy;
         // Where the end is wanted, all before it must be read.
         let counted = if cut == Truncate::Start { usize::MAX } else { limit.saturating_mul(COUNTED_LENGTHS) };
@@ -320,7 +363,10 @@ impl Ready {
                 Truncate::Never | Truncate::End => truncate(&mut ids, limit),
                 Truncate::Start => truncate_start(&mut ids, limit),
             };
-            Ok(Prepared { ids, truncated })
+            Ok(Prepared {
+                text: QueuedText::new(&*backend, ids, options.pooling, options.padding),
+                truncated,
+            })
         };
         self.for_each_text(request, tokenise, prepare).await
     }
@@ -353,23 +399,13 @@ impl Ready {
         result
     }
 
-    async fn compute(
-        &self,
-        prepared: Vec<Prepared>,
-        pooling: Pooling,
-        padding: Padding,
-    ) -> Result<Computed, ApiError> {
-        let cost = |ids: &[u32]| self.backend().rows(&Text { ids, pooling, padding });
-        let texts = prepared
-            .into_iter()
-            .map(|text| QueuedText { cost: cost(&text.ids), ids: text.ids, pooling, padding })
-            .collect();
+    async fn compute(&self, texts: Vec<QueuedText>) -> Result<Computed, ApiError> {
         let submission = self.worker.submit(texts).map_err(|error| match error {
-            SubmitError::Full { full, seconds } => ApiError::new(
-                ErrorKind::Overloaded,
-                format!("The server is busy: {full}; try again in about {seconds} s"),
-            )
-            .retry_after(seconds),
+            SubmitError::Refused(refusal) => {
+                let seconds = refusal.retry_after();
+                let message = format!("The server is busy: {refusal}; try again in about {seconds} s");
+                ApiError::new(ErrorKind::Overloaded, message).retry_after(seconds)
+            }
             SubmitError::Stopped => ApiError::shutting_down(),
         })?;
         submission.computed().await.map_err(|error| match error {
@@ -379,10 +415,11 @@ impl Ready {
     }
 
     /// Shortens and normalises the vectors.
-    async fn finish(&self, pooled: Vec<Vec<f32>>, options: EmbedOptions) -> Result<Vec<Vec<f32>>, ApiError> {
+    async fn finish(&self, pooled: Vec<Pooled>, options: EmbedOptions) -> Result<Vec<Vec<f32>>, ApiError> {
         let bytes = pooled.iter().map(|vector| size_of_val(vector.as_slice())).sum();
         let work = move || {
-            let finish_one = |vector| finish(vector, options.dimensions, options.normalize);
+            let finish_one =
+                |vector| finish(Arc::unwrap_or_clone(vector), options.dimensions, options.normalize);
             pooled.into_iter().map(finish_one).collect::<Result<Vec<Vec<f32>>, EngineError>>()
         };
         self.offload.quick(bytes, work).await?.map_err(|error| {
@@ -390,4 +427,11 @@ impl Ready {
             ApiError::internal()
         })
     }
+}
+
+/// Each text's tokens, whether it was cut, and the texts.
+fn unzip(prepared: Vec<Prepared>) -> (Vec<usize>, Vec<bool>, Vec<QueuedText>) {
+    let tokens = prepared.iter().map(|text| text.text.tokens()).collect();
+    let truncated = prepared.iter().map(|text| text.truncated).collect();
+    (tokens, truncated, prepared.into_iter().map(|text| text.text).collect())
 }

@@ -100,6 +100,11 @@ impl AppState {
         self.0.ready.get().map(|ready| ready.queue_depth()).unwrap_or_default()
     }
 
+    /// Vectors in the cache, and their bytes.
+    pub(crate) fn cached(&self) -> (u64, u64) {
+        self.0.ready.get().map(|ready| ready.cached()).unwrap_or_default()
+    }
+
     pub(crate) fn config(&self) -> &ServerConfig {
         &self.0.config
     }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use danaus_server::scheduler::{Batch, Depth, Entry, Lanes, QueueLimits, Scheduler, Throughput, Tickets};
+use danaus_server::scheduler::{
+    Batch, Depth, Entry, Lanes, Load, QueueLimits, Refusal, Scheduler, Speed, Ticket,
+};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -17,11 +19,24 @@ enum Step {
 }
 
 /// Texts of up to 20 tokens are short, and overtake long ones that came up to five seconds before them.
-const LANES: Lanes = Lanes { short: 20, ageing: Duration::from_secs(5) };
+const LANES: Lanes = Lanes { short: 20, ageing: Duration::from_secs(5), layers: 10 };
+
+fn limits(texts: usize, tokens: usize) -> QueueLimits {
+    QueueLimits { texts, tokens, wait: Duration::MAX }
+}
 
 fn scheduler(texts: usize, tokens: usize) -> Scheduler<usize> {
-    Scheduler::new(QueueLimits { texts, tokens }, LANES)
+    Scheduler::new(limits(texts, tokens), LANES, Speed::default())
 }
+
+/// A machine that takes a second for ten tokens.
+fn ten_tokens_a_second() -> Speed {
+    let mut speed = Speed::default();
+    speed.observe(&Load::from_iter([10]), SECOND);
+    speed
+}
+
+const SECOND: Duration = Duration::from_secs(1);
 
 fn payloads(batch: Option<Batch<usize>>) -> Vec<usize> {
     batch.map_or_else(Vec::new, |batch| batch.entries.into_iter().map(|entry| entry.payload).collect())
@@ -97,11 +112,11 @@ proptest! {
     fn every_admitted_text_is_batched_once_in_order_unless_cancelled(
         steps in steps(), max_texts in 1usize..12, max_tokens in 1usize..200,
     ) {
-        let limits = QueueLimits { texts: max_texts, tokens: max_tokens };
-        let mut scheduler = Scheduler::new(limits, LANES);
+        let limits = limits(max_texts, max_tokens);
+        let mut scheduler = Scheduler::new(limits, LANES, Speed::default());
         let mut now = 0;
         let mut expected = Expected::default();
-        let mut requests: Vec<Tickets> = Vec::new();
+        let mut requests: Vec<Vec<Ticket>> = Vec::new();
         let mut costs: BTreeMap<usize, usize> = BTreeMap::new();
         let mut names = 0;
         for step in steps {
@@ -120,10 +135,12 @@ proptest! {
                             }
                             requests.push(tickets);
                         }
-                        Err(full) => {
+                        Err(refusal) => {
                             prop_assert!(!fits && before.texts > 0);
-                            prop_assert_eq!((full.texts, full.tokens), (sizes.len(), total));
-                            prop_assert_eq!((full.waiting, full.limits), (before, limits));
+                            let full = Refusal::Full {
+                                texts: sizes.len(), tokens: total, waiting: before, limits, retry_after: Duration::ZERO,
+                            };
+                            prop_assert_eq!(refusal, full);
                         }
                     }
                 }
@@ -131,17 +148,18 @@ proptest! {
                     let request = which % requests.len();
                     let before = expected.waiting.len();
                     expected.waiting.retain(|text| text.request != request);
-                    prop_assert_eq!(scheduler.cancel(&requests[request]), before - expected.waiting.len());
+                    let cancelled = requests[request].iter().filter(|&&ticket| scheduler.cancel(ticket)).count();
+                    prop_assert_eq!(cancelled, before - expected.waiting.len());
                 }
                 Step::Cancel(_) => {}
                 Step::Batch(budget) => {
-                    let batch = payloads(scheduler.next_batch(budget));
+                    let batch = payloads(scheduler.next_batch(Duration::from_secs(now), budget));
                     let tokens: usize = batch.iter().map(|name| costs[name]).sum();
                     prop_assert!(tokens <= budget || batch.len() == 1);
                     prop_assert_eq!(batch, expected.next_batch(budget));
                 }
                 Step::ShortBatch(budget) => {
-                    let batch = payloads(scheduler.next_short_batch(budget));
+                    let batch = payloads(scheduler.next_short_batch(Duration::from_secs(now), budget));
                     prop_assert_eq!(batch, expected.take(false, budget));
                 }
                 Step::Wait(seconds) => now += seconds,
@@ -156,7 +174,7 @@ proptest! {
         let mut scheduler = scheduler(1000, 10_000);
         scheduler.admit(Duration::ZERO, entries(&sizes, 0..sizes.len())).unwrap();
         let mut seen = Vec::new();
-        while let Some(batch) = scheduler.next_batch(budget) {
+        while let Some(batch) = scheduler.next_batch(Duration::ZERO, budget) {
             prop_assert!(!batch.entries.is_empty());
             prop_assert!(batch.entries.iter().all(|entry| (entry.cost > LANES.short) == batch.long));
             seen.extend(payloads(Some(batch)));
@@ -164,7 +182,7 @@ proptest! {
         let (short, long): (Vec<_>, Vec<_>) = (0..sizes.len()).partition(|&text| sizes[text] <= LANES.short);
         prop_assert_eq!(seen, [short, long].concat());
         prop_assert_eq!(scheduler.depth(), Depth::default());
-        prop_assert!(scheduler.next_short_batch(budget).is_none());
+        prop_assert!(scheduler.next_short_batch(Duration::ZERO, budget).is_none());
     }
 
     /// However many short texts come, a long one that waits is taken after those that came within the ageing.
@@ -177,30 +195,136 @@ proptest! {
             // Faster than they are taken.
             scheduler.admit(Duration::from_secs(now), entries(&[20; 5], name..name + 5)).unwrap();
             now += every;
-            scheduler.next_batch(budget).is_some_and(|batch| batch.long)
+            scheduler.next_batch(Duration::from_secs(now), budget).is_some_and(|batch| batch.long)
         });
         // Five a step of those that came in the first five seconds, at least one a batch.
         prop_assert!(taken.unwrap() <= 5 * (5 / every as usize + 1) + 1);
     }
 
-    /// A retry hint is always a whole second or more, and never absurd.
+    /// Whatever was seen, estimates are finite and grow with the work, and a retry hint is whole seconds, never absurd.
     #[test]
-    fn a_retry_hint_is_between_a_second_and_an_hour(
-        batches in prop::collection::vec((0usize..100_000, 0u64..10_000_000), 0..8), backlog in any::<usize>(),
+    fn estimates_are_sane(
+        batches in prop::collection::vec((prop::collection::vec(0usize..100_000, 0..4), 0u64..10_000_000), 0..8),
+        texts in prop::collection::vec(0usize..1_000_000, 1..9), wait in any::<u64>(),
     ) {
-        let mut throughput = Throughput::default();
-        for (tokens, micros) in batches {
-            throughput.observe(tokens, Duration::from_micros(micros));
+        let mut speed = Speed::default();
+        for (sizes, micros) in batches {
+            speed.observe(&sizes.into_iter().collect(), Duration::from_micros(micros));
         }
-        prop_assert!((1..=3600).contains(&throughput.seconds_for(backlog)));
+        let [all, fewer] = [&texts[..], &texts[1..]].map(|texts| speed.time_for(&texts.iter().copied().collect()));
+        prop_assert!(fewer <= all && all < Duration::MAX);
+        let late = Refusal::Late { wait: Duration::from_millis(wait), limit: SECOND };
+        prop_assert!((1..=3600).contains(&late.retry_after()));
     }
+
+    /// From batches of a single size or of mixed ones, each size's own time is learned.
+    #[test]
+    fn the_speed_of_each_size_is_learned(
+        truth in prop::array::uniform3(1e-5..1e-2f64), kinds in prop::collection::vec(0usize..4, 300),
+    ) {
+        let sizes = [16, 500, 30_000];
+        let time = |texts: &[usize]| {
+            let of = |&size: &usize| size as f64 * truth[sizes.iter().position(|&other| other == size).unwrap()];
+            Duration::from_secs_f64(texts.iter().map(of).sum())
+        };
+        let mut speed = Speed::default();
+        for kind in (0..3).chain(kinds) {
+            let texts = if kind == 3 { vec![16, 500] } else { vec![sizes[kind]] };
+            speed.observe(&texts.iter().copied().collect(), time(&texts));
+        }
+        for size in sizes {
+            let (seen, wanted) = (speed.time_for(&Load::from_iter([size])), time(&[size]));
+            prop_assert!(seen < wanted.mul_f64(1.1) && seen > wanted.mul_f64(0.9), "{size}: {seen:?} {wanted:?}");
+        }
+    }
+
+    /// A request is let in where what is before it, at the speed that was seen, takes no longer than the limit; its texts have
+    /// their turn in that time if all goes as foreseen.
+    #[test]
+    fn what_is_let_in_has_its_turn_in_time(requests in prop::collection::vec((1usize..60, 0u64..4), 1..30)) {
+        let limit = 12 * SECOND;
+        let limits = QueueLimits { wait: limit, ..limits(1000, 100_000) };
+        let mut scheduler = Scheduler::new(limits, LANES, ten_tokens_a_second());
+        let (mut now, mut free) = (Duration::ZERO, Duration::ZERO);
+        let mut running: Option<bool> = None;
+        let mut arrived = BTreeMap::new();
+        let mut names = 0;
+        let finish = Duration::from_secs(1_000_000);
+        for (cost, pause) in requests.into_iter().map(|(cost, pause)| (cost, Duration::from_secs(pause))).chain([(1, finish)]) {
+            // What the machine does until the next request comes: one batch after another, none between layers.
+            let until = now + pause;
+            while free <= until {
+                if let Some(long) = running.take() {
+                    prop_assert!(scheduler.finished(free, long, true) > Duration::ZERO);
+                }
+                let Some(batch) = scheduler.next_batch(free, 1) else { break };
+                for entry in &batch.entries {
+                    let waited = free - arrived[&entry.payload];
+                    // A text can be overtaken by as much as short ones that came in the ageing take.
+                    let overtaken = if batch.long { 120 * SECOND } else { 6 * SECOND };
+                    prop_assert!(waited <= limit + overtaken, "{waited:?}");
+                }
+                running = Some(batch.long);
+                free += batch.entries.iter().map(|entry| SECOND * entry.cost as u32 / 10).sum::<Duration>();
+            }
+            now = until;
+            free = free.max(now);
+            let estimate = scheduler.estimate(now, &[cost]);
+            match scheduler.admit(now, vec![Entry { cost, payload: names }]) {
+                Ok(_) => {
+                    prop_assert!(estimate.wait <= limit && estimate.refusal.is_none());
+                    arrived.insert(names, now);
+                    names += 1;
+                }
+                Err(refusal) => {
+                    prop_assert_eq!(estimate.refusal, Some(refusal));
+                    prop_assert_eq!(refusal, Refusal::Late { wait: estimate.wait, limit });
+                    prop_assert!(estimate.wait > limit);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_wait_is_what_is_before_a_request() {
+    let mut scheduler = Scheduler::new(limits(100, 10_000), LANES, ten_tokens_a_second());
+    let wait = |scheduler: &Scheduler<usize>, now, cost| scheduler.estimate(now * SECOND, &[cost]).wait;
+    assert_eq!(wait(&scheduler, 0, 10), Duration::ZERO);
+    // A long text of ten seconds, one layer of which a short text waits for.
+    scheduler.admit(Duration::ZERO, entries(&[100], 0..1)).unwrap();
+    assert_eq!((wait(&scheduler, 0, 10), wait(&scheduler, 0, 100)), (Duration::ZERO, 10 * SECOND));
+    scheduler.next_batch(Duration::ZERO, 1000).unwrap();
+    assert_eq!((wait(&scheduler, 4, 10), wait(&scheduler, 4, 100)), (SECOND, 6 * SECOND));
+    // Two seconds of short texts, which take four while the long one has the other half of the machine.
+    scheduler.admit(4 * SECOND, entries(&[10, 10], 1..3)).unwrap();
+    assert_eq!((wait(&scheduler, 4, 10), wait(&scheduler, 4, 100)), (5 * SECOND, 8 * SECOND));
+    scheduler.next_short_batch(4 * SECOND, 10).unwrap();
+    assert_eq!(wait(&scheduler, 4, 100), 8 * SECOND);
+    scheduler.finished(5 * SECOND, false, true);
+    assert_eq!(wait(&scheduler, 5, 100), 7 * SECOND, "the long text's time stood still meanwhile");
+}
+
+#[test]
+fn a_request_that_comes_too_late_is_refused_and_told_when_it_would_not() {
+    let limits = QueueLimits { wait: 5 * SECOND, ..limits(100, 10_000) };
+    let mut scheduler = Scheduler::new(limits, LANES, ten_tokens_a_second());
+    scheduler.admit(Duration::ZERO, entries(&[10; 7], 0..7)).unwrap();
+    let refusal = scheduler.admit(Duration::ZERO, entries(&[10], 7..8)).unwrap_err();
+    assert_eq!(refusal, Refusal::Late { wait: 7 * SECOND, limit: 5 * SECOND });
+    assert_eq!(refusal.retry_after(), 2);
+    assert_eq!(refusal.to_string(), "what is before this request takes about 7.0 s, over the limit of 5 s");
+    scheduler.next_batch(Duration::ZERO, 20).unwrap();
+    scheduler.finished(2 * SECOND, false, true);
+    scheduler.admit(2 * SECOND, entries(&[10], 7..8)).unwrap();
 }
 
 #[test]
 fn a_text_over_the_budget_goes_alone() {
     let mut scheduler = scheduler(10, 1000);
     scheduler.admit(Duration::ZERO, entries(&[3, 18, 3, 4, 100, 30], 0..6)).unwrap();
-    let batches: Vec<Vec<usize>> = (0..6).map(|_| payloads(scheduler.next_batch(8))).collect();
+    let batches: Vec<Vec<usize>> =
+        (0..6).map(|_| payloads(scheduler.next_batch(Duration::ZERO, 8))).collect();
     assert_eq!(batches, [vec![0], vec![1], vec![2, 3], vec![4], vec![5], vec![]]);
 }
 
@@ -208,18 +332,7 @@ fn a_text_over_the_budget_goes_alone() {
 fn costs_that_overflow_do_not_panic() {
     let mut scheduler = scheduler(10, usize::MAX);
     scheduler.admit(Duration::MAX, entries(&[usize::MAX, usize::MAX, 1], 0..3)).unwrap();
-    assert_eq!(payloads(scheduler.next_batch(usize::MAX)), [2]);
-    assert_eq!(payloads(scheduler.next_batch(usize::MAX)), [0, 1]);
+    assert_eq!(payloads(scheduler.next_batch(Duration::MAX, usize::MAX)), [2]);
+    assert_eq!(payloads(scheduler.next_batch(Duration::MAX, usize::MAX)), [0, 1]);
     assert_eq!(scheduler.depth(), Depth::default());
-}
-
-#[test]
-fn the_retry_hint_follows_the_observed_rate() {
-    let mut throughput = Throughput::default();
-    assert_eq!(throughput.seconds_for(1_000_000), 1, "nothing observed yet");
-    throughput.observe(1000, Duration::from_secs(1));
-    assert_eq!(throughput.seconds_for(10_000), 10);
-    assert_eq!(throughput.seconds_for(10_001), 11);
-    throughput.observe(6000, Duration::from_secs(1)); // 1000 + 0.2 * 5000 = 2000 per second
-    assert_eq!(throughput.seconds_for(10_000), 5);
 }

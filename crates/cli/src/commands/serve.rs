@@ -84,6 +84,8 @@ fn server_config(args: &ServeArgs) -> anyhow::Result<ServerConfig> {
         max_queued_tokens: args.limits.max_queued_tokens,
         // Room for several requests of the largest size.
         max_queued_texts: defaults.max_queued_texts.max(args.limits.max_inputs.saturating_mul(4)),
+        max_queue_time: (!args.limits.max_queue_seconds.is_zero()).then_some(args.limits.max_queue_seconds),
+        cache_bytes: args.limits.cache_size,
         request_timeout: args.limits.request_timeout,
         shutdown_timeout: args.limits.shutdown_timeout,
         ..defaults
@@ -95,7 +97,7 @@ fn load(args: &ServeArgs) -> anyhow::Result<Service> {
     let (model, backend) = setup::load(&options, &args.compute)?;
     let vocabulary = model.config.vocab_size;
     let tokenizer = Arc::new(setup::tokenizer(args.text.tokenizer.as_deref(), vocabulary)?);
-    setup::warm_up(&*backend)?;
+    let speed = setup::warm_up(&*backend)?;
     let padding = setup::padding(&args.compute, &model);
     if padding == Padding::Fast {
         let store = padding::store(&args.compute, &options, &model, &*backend);
@@ -104,7 +106,7 @@ fn load(args: &ServeArgs) -> anyhow::Result<Service> {
         }
     }
     let (id, revision, synthetic) = (model.id, model.revision, model.synthetic);
-    Ok(Service { backend, tokenizer, model: ModelInfo { id, revision, synthetic }, padding })
+    Ok(Service { backend, tokenizer, model: ModelInfo { id, revision, synthetic }, padding, speed })
 }
 
 /// Prepares fast padding beside the server's work: its passes and those of requests take turns.

@@ -6,6 +6,7 @@
 //! each pass makes the rest anew, chunk by chunk.
 
 mod segments;
+mod states;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,9 +26,6 @@ use crate::profile::{Clock, Profile, Stage};
 
 /// The longest filters that are kept as they are multiplied with: from here on, making them is a small part of a pass.
 const KEPT_LENGTH: usize = 2048;
-
-/// Positions that one task generates states for.
-const POSITIONS_PER_TASK: usize = 64;
 
 /// Which of a layer's two long convolutions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,69 +244,6 @@ impl FilterBank {
         KeptFilters { filters: (0..self.generators.len()).map(layer).collect() }
     }
 
-    /// The states that filters of `length` taps are made from: kept ones for longer texts, where they fit the budget.
-    fn states(&self, compute: &Compute, length: usize) -> StatesSource {
-        let positions = self.positions(length);
-        let mut kept = self.kept();
-        let enough = kept.states.as_ref().filter(|states| states.positions >= positions);
-        if let (Some(states), true) = (enough, is_long(length)) {
-            return StatesSource::Kept(Arc::clone(states));
-        }
-        let bytes = self.states_bytes(positions) + self.filter_bytes(kept.filters.keys());
-        if !is_long(length) || bytes > self.budget {
-            return StatesSource::Generated(length);
-        }
-        kept.states = None;
-        drop(kept);
-        let layer = |layer| {
-            let mut states = LayerStates::default();
-            self.generate(compute, layer, length, &mut states);
-            states
-        };
-        let states = Arc::new(States { positions, layers: (0..self.generators.len()).map(layer).collect() });
-        self.kept().states = Some(Arc::clone(&states));
-        StatesSource::Kept(states)
-    }
-
-    /// Positions that a filter of `length` taps has states for: no more than the model has.
-    fn positions(&self, length: usize) -> usize {
-        length.min(self.generators.first().map_or(0, |[mixer, _]| mixer.time.len()))
-    }
-
-    /// The precision in which filters of `length` taps are made, whatever else a pass computes.
-    fn precision(&self, length: usize) -> Precision {
-        if is_long(length) { self.precision } else { Precision::F32 }
-    }
-
-    /// States of a layer, for filters of `length` taps.
-    fn generate(&self, compute: &Compute, layer: usize, length: usize, states: &mut LayerStates) {
-        let (precision, positions) = (self.precision(length), self.positions(length));
-        states.precision = precision;
-        let mut tasks = Vec::new();
-        let features = self.generators[layer].each_ref().map(|generator| generator.features.values());
-        for ((generator, features), states) in
-            self.generators[layer].iter().zip(&features).zip(&mut states.states)
-        {
-            let features = Matrix::new(features, generator.feature_count);
-            for (sine, states) in generator.sine.iter().zip(states) {
-                let width = precision.words(sine.states());
-                states.resize(positions * width);
-                let outs = MatrixMut::new(states, width).split_rows(POSITIONS_PER_TASK);
-                tasks.extend(outs.into_iter().enumerate().map(|(index, out)| (features, sine, index, out)));
-            }
-        }
-        compute.for_each_item(tasks, |(features, sine, index, out), _| {
-            let mut clock = Clock::start(self.profile.as_deref());
-            let start = index * POSITIONS_PER_TASK;
-            let features = features.slice(start..start + out.rows());
-            match precision {
-                Precision::F32 => sine.write_states(compute.isa(), features, out.floats()),
-                _ => sine.write_bf16_states(compute.isa(), features, out),
-            }
-            clock.lap(Stage::Filters);
-        });
-    }
-
     /// Whether filters of `length` taps are kept from now on. Longer ones and states give way, the longest first: making a
     /// filter costs least where it is short, and short texts are the ones that cannot wait.
     fn make_room(&self, length: usize) -> bool {
@@ -333,13 +268,6 @@ impl FilterBank {
     fn filter_bytes<'a>(&self, lengths: impl Iterator<Item = &'a usize>) -> usize {
         let count = 2 * self.generators.len();
         lengths.map(|&length| count * self.form(length).bytes(self.channels)).sum()
-    }
-
-    fn states_bytes(&self, positions: usize) -> usize {
-        let words = |generator: &Generator| {
-            generator.sine.iter().map(|sine| self.precision.words(sine.states())).sum::<usize>()
-        };
-        4 * positions * self.generators.iter().flatten().map(words).sum::<usize>()
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {

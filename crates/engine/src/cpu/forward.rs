@@ -7,7 +7,7 @@ use danaus_kernels::MatrixMut;
 use super::filters::FilterPlan;
 use super::team::Team;
 use super::workspace::Workspace;
-use super::{CpuBackend, Pass, Watch};
+use super::{CpuBackend, Pass, Watch, filter_lengths};
 use crate::profile::Stage;
 
 /// A pass between two layers: what has been computed is in a workspace.
@@ -32,8 +32,7 @@ impl CpuBackend {
         watch: &mut Watch<'_>,
     ) -> Running<'a> {
         workspace.prepare(pass.ids.len(), self.config.hidden_size, self.compute.threads());
-        let windows = watch.record.far_fields.iter().map(|recording| recording.shape().window);
-        let plan = self.filters.plan(&self.compute, pass.texts.iter().map(|rows| rows.len()).chain(windows));
+        let plan = self.filters.plan(&self.compute, filter_lengths(pass, watch.record));
         self.embed_tokens(pass, workspace);
         watch.observer.stage("embeddings", &workspace.hidden);
         Running { pass, plan, next_layer: 0 }

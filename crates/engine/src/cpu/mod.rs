@@ -140,8 +140,13 @@ impl CpuBackend {
         };
         // Taps that are eight bits coarse would be the largest error of all.
         let filter_precision = if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 };
-        let info =
-            BackendInfo { device: "cpu", instruction_set: isa.name(), dtype, threads: compute.threads() };
+        let info = BackendInfo {
+            device: "cpu",
+            instruction_set: isa.name(),
+            dtype,
+            threads: compute.threads(),
+            layers: model.config.num_hidden_layers,
+        };
         let weights = compute.enter(|| EncoderWeights::new(&compute, model, precision));
         let filters = compute.enter(|| FilterBank::new(&compute, model, filter_precision, options));
         // What was packed is not needed a second time, and the embeddings' rows only now and then.
@@ -225,7 +230,7 @@ impl CpuBackend {
     }
 
     /// Computes `pass` layer by layer in buffers of its own, and hands them to `result` at the end. Before each layer, `between`
-    /// is called and other passes may be computed.
+    /// is called and other passes may be computed, and likewise while filters are made.
     fn stepwise<R>(
         &self,
         pass: &Pass,
@@ -233,6 +238,9 @@ impl CpuBackend {
         between: &mut dyn FnMut() -> ControlFlow<()>,
         result: impl FnOnce(&Workspace) -> R,
     ) -> Result<R, EngineError> {
+        if self.filters.make_states(&self.compute, filter_lengths(pass, record), between).is_break() {
+            return Err(EngineError::Stopped);
+        }
         let lock = || self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
         let mut workspace = std::mem::take(&mut *lock());
         let mut watch = Watch { observer: &mut (), record };
@@ -291,6 +299,12 @@ impl CpuBackend {
         }
         Ok(embeddings)
     }
+}
+
+/// Lengths of the texts, and of the windows that are recorded beside them, that a pass needs filters for.
+fn filter_lengths<'a>(pass: &'a Pass, record: &'a Record) -> impl Iterator<Item = usize> + 'a {
+    let windows = record.far_fields.iter().map(|recording| recording.shape().window);
+    pass.texts.iter().map(|rows| rows.len()).chain(windows)
 }
 
 impl Backend for CpuBackend {

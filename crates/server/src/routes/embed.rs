@@ -18,7 +18,7 @@ use crate::types::{Object, TextInput, TextList};
 
 const EMPTY: &str = "Query list cannot be empty";
 
-const QUERY: Naming = Naming {
+pub(super) const QUERY: Naming = Naming {
     one: |_| "query".to_owned(),
     many: |index| format!("query[{index}]"),
     empty: EMPTY,
@@ -87,14 +87,7 @@ pub(super) async fn embed(
         EmbedBody::Danaus(request) => request,
         EmbedBody::Tei(request) => return tei::answer(&state, &model, request).await,
     };
-    let defaults = model.defaults();
-    let options = EmbedOptions {
-        truncate: request.truncate.map_or(defaults.truncate, Into::into),
-        dimensions: request.dimensions.map(|dimensions| dimensions.0),
-        normalize: request.normalize.unwrap_or(defaults.normalize),
-        pooling: request.pooling.map_or(defaults.pooling, |pooling| pooling.0),
-        padding: request.padding.map_or(defaults.padding, |padding| padding.0),
-    };
+    let options = options(&request, &model);
     answer(&state, &model, QUERY.name(request.query)?, options).await
 }
 
@@ -117,6 +110,18 @@ pub(super) async fn embed_batch(
     JsonBody(TextList(texts)): JsonBody<TextList>,
 ) -> Result<Response, ApiError> {
     answer(&state, &model, BATCH.name(TextInput::Many(texts))?, model.defaults()).await
+}
+
+/// How a request wants its texts embedded.
+pub(super) fn options(request: &EmbedRequest, model: &Ready) -> EmbedOptions {
+    let defaults = model.defaults();
+    EmbedOptions {
+        truncate: request.truncate.map_or(defaults.truncate, Into::into),
+        dimensions: request.dimensions.map(|dimensions| dimensions.0),
+        normalize: request.normalize.unwrap_or(defaults.normalize),
+        pooling: request.pooling.map_or(defaults.pooling, |pooling| pooling.0),
+        padding: request.padding.map_or(defaults.padding, |padding| padding.0),
+    }
 }
 
 async fn answer(

@@ -81,6 +81,8 @@ pub(super) async fn info(State(state): State<AppState>, Model(ready): Model) -> 
             max_batch_tokens: config.max_batch_tokens,
             max_queued_tokens: config.max_queued_tokens,
             max_queued_texts: config.max_queued_texts,
+            max_queue_seconds: config.max_queue_time.map(|limit| limit.as_secs_f64()),
+            cache_bytes: config.cache_bytes,
             request_timeout_seconds: config.request_timeout.map(|limit| limit.as_secs_f64()),
         },
         synthetic: model.synthetic,
@@ -125,7 +127,7 @@ fn fast_padding(far_fields: &FarFields) -> FastPadding {
     ),
 )]
 pub(super) async fn metrics(State(state): State<AppState>) -> Result<Response, ApiError> {
-    let text = state.metrics().render(state.queue_depth()).map_err(|error| {
+    let text = state.metrics().render(state.queue_depth(), state.cached()).map_err(|error| {
         tracing::error!(%error, "cannot render the metrics");
         ApiError::internal()
     })?;

@@ -66,6 +66,34 @@ pub(crate) struct EmbedResponse {
     pub(crate) truncated: Vec<bool>,
 }
 
+/// What embedding these texts now would cost.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "tokens": [7], "truncated": [false], "count": 1, "model": "togethercomputer/m2-bert-80M-32k-retrieval",
+    "queue_seconds": 0.2, "compute_seconds": 0.005, "admitted": true, "reason": null, "retry_after": null
+}))]
+pub(crate) struct EstimateResponse {
+    /// Tokens of each text as the model would see it, the two special ones included.
+    pub(crate) tokens: Vec<usize>,
+    /// Whether each text would be cut to the model's length.
+    pub(crate) truncated: Vec<bool>,
+    /// Number of texts.
+    pub(crate) count: usize,
+    /// The model that would compute them.
+    pub(crate) model: String,
+    /// Until the request's turn would come, as far as it can be foreseen.
+    pub(crate) queue_seconds: f64,
+    /// What its texts would take then, at the speed that this machine was seen to have; texts that are in the cache or on their
+    /// way already take nothing.
+    pub(crate) compute_seconds: f64,
+    /// Whether the request would be let in now.
+    pub(crate) admitted: bool,
+    /// Why not; null where it would be.
+    pub(crate) reason: Option<String>,
+    /// Whole seconds after which to ask again; null where it would be let in.
+    pub(crate) retry_after: Option<u64>,
+}
+
 /// Texts to tokenise.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"inputs": "What is machine learning?"}))]
@@ -252,6 +280,10 @@ pub(crate) struct Limits {
     pub(crate) max_queued_tokens: usize,
     /// Most texts that wait, over all requests.
     pub(crate) max_queued_texts: usize,
+    /// Longest time that a request waits for its turn, in seconds; null where there is no limit.
+    pub(crate) max_queue_seconds: Option<f64>,
+    /// Memory for vectors of texts that were asked for before, in bytes; 0: none are kept.
+    pub(crate) cache_bytes: usize,
     /// Longest time to an answer, in seconds; null where there is no limit.
     pub(crate) request_timeout_seconds: Option<f64>,
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::*;
 
 /// Every route, as the contract names them.
-const ROUTES: [(&str, &str); 17] = [
+const ROUTES: [(&str, &str); 18] = [
     ("/", "get"),
     ("/", "post"),
     ("/api/v1/embeddings", "post"),
@@ -18,6 +18,7 @@ const ROUTES: [(&str, &str); 17] = [
     ("/embed", "post"),
     ("/embed/batch", "post"),
     ("/embeddings", "post"),
+    ("/estimate", "post"),
     ("/health", "get"),
     ("/info", "get"),
     ("/metrics", "get"),
@@ -135,7 +136,7 @@ async fn every_operation_documents_its_statuses_each_with_a_body() {
             "/embed" | "/embed/batch" | "/similarity" => &computes,
             "/" if method == "post" => &computes,
             _ if path.ends_with("/embeddings") => &without_422,
-            "/tokenize" => &reads,
+            "/estimate" | "/tokenize" => &reads,
             "/docs" | "/metrics" => &["200", "500", "503"],
             _ => &["200", "503"],
         };

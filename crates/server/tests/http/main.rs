@@ -8,6 +8,7 @@ mod openai;
 mod padding;
 mod scheduling;
 mod serving;
+mod sharing;
 mod status;
 mod support;
 mod tei;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
+use danaus_server::scheduler::Load;
 use danaus_server::{ServerConfig, app};
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -191,7 +192,7 @@ async fn a_request_on_top_of_a_full_queue_is_429_and_says_when_to_come_back() {
     let second = spawn_body(&app, json!({"query": ["a", "b"]}).to_string());
     until_queued(&app, 2.0).await;
     for (body, size) in [
-        (json!({"query": ["a", "b"]}), "2 texts of 6 tokens"),
+        (json!({"query": ["c", "d"]}), "2 texts of 6 tokens"),
         (json!({"query": "a b c d e f g h i j k l m"}), "1 texts of 15 tokens"),
     ] {
         let refused = post(&app, "/embed", body.to_string()).await;
@@ -280,4 +281,60 @@ async fn large_texts_do_not_hold_up_small_ones() {
     assert_eq!(small.status, StatusCode::OK);
     assert!(!larges.iter().any(JoinHandle::is_finished), "the small request waited for a large one");
     larges.iter().for_each(JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_request_whose_turn_would_come_too_late_is_429() {
+    let gate = Gate::new(0);
+    let config = ServerConfig {
+        max_queue_time: Some(Duration::from_secs(5)),
+        max_batch_tokens: 3,
+        ..ServerConfig::default()
+    };
+    // A machine that takes a second a token.
+    let mut service = service_on(Arc::clone(&gate) as _);
+    service.speed.observe(&Load::from_iter([3]), Duration::from_secs(3));
+    let app = app(ready_state(config, service));
+    let first = block(&gate, &app).await;
+    let second = spawn(&app, "second");
+    until_queued(&app, 1.0).await;
+    let refused = post(&app, "/embed", query("third")).await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    // Six seconds, less what the first one had already.
+    let message = refused.json()["detail"].as_str().unwrap().to_owned();
+    let start = "The server is busy: what is before this request takes about ";
+    assert!(message.starts_with(start), "{message}");
+    assert!(message.ends_with(" s, over the limit of 5 s; try again in about 1 s"), "{message}");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let estimate = post(&app, "/estimate", query("third")).await.json();
+    assert_eq!((&estimate["admitted"], &estimate["retry_after"]), (&json!(false), &json!(1)));
+    assert!(message.contains(estimate["reason"].as_str().unwrap().split(" about").next().unwrap()));
+    // What is on its way already costs nothing more, and is let in.
+    assert_eq!(post(&app, "/estimate", query("second")).await.json()["admitted"], json!(true));
+    gate.open();
+    for request in [first, second] {
+        assert_eq!(request.await.unwrap().status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn an_estimate_computes_nothing() {
+    let gate = Gate::new(0);
+    let mut service = service_on(Arc::clone(&gate) as _);
+    service.speed.observe(&Load::from_iter([4]), Duration::from_secs(4));
+    let app = app(ready_state(ServerConfig::default(), service));
+    let long = "word ".repeat(MAX_TOKENS);
+    let body = json!({"query": ["hello there", long], "truncate": true});
+    let estimate = post(&app, "/estimate", body.to_string()).await;
+    assert_eq!(estimate.status, StatusCode::OK);
+    let expected = json!({
+        "tokens": [4, MAX_TOKENS], "truncated": [false, true], "count": 2, "model": "small", "queue_seconds": 0.0,
+        "compute_seconds": 260.0, "admitted": true, "reason": null, "retry_after": null,
+    });
+    assert_eq!(estimate.json(), expected);
+    // What could not be embedded cannot be estimated, for the same reason.
+    let body = json!({"query": "word ".repeat(MAX_TOKENS)}).to_string();
+    let [refused, same] = [post(&app, "/estimate", body.clone()).await, post(&app, "/embed", body).await];
+    assert_eq!((refused.status, refused.json()), (StatusCode::UNPROCESSABLE_ENTITY, same.json()));
+    assert!(gate.batches().is_empty());
 }

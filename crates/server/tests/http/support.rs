@@ -14,6 +14,7 @@ use danaus_engine::{
     Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Pooling, Text, finish, load_backend,
 };
 use danaus_model::{ModelConfig, Tokenizer};
+use danaus_server::scheduler::Speed;
 use danaus_server::{AppState, ModelInfo, ServerConfig, Service, app};
 use serde_json::Value;
 use tower::ServiceExt;
@@ -53,7 +54,7 @@ pub fn tokenizer() -> Arc<Tokenizer> {
 
 pub fn service_on(backend: Arc<dyn Backend>) -> Service {
     let model = ModelInfo { id: "small".into(), revision: Some("abc".into()), synthetic: true };
-    Service { backend, tokenizer: tokenizer(), model, padding: Padding::None }
+    Service { backend, tokenizer: tokenizer(), model, padding: Padding::None, speed: Speed::default() }
 }
 
 pub fn service() -> Service {
