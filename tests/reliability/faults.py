@@ -129,6 +129,21 @@ async def slow_readers(server, count):
     return f"{count} answers of {len(whole)} bytes; {quick} others meanwhile"
 
 
+async def never_readers(server, count):
+    """Clients that ask for a megabyte, read nothing and leave: nobody else notices."""
+    data = request({"query": ["some text"] * 1024})
+    connections = [await server.connect(receive_buffer=4096) for _ in range(count)]
+    for _, writer in connections:
+        writer.transport.pause_reading()
+        writer.write(data)
+    for _ in range(20):
+        await server.embed("quick")
+        await asyncio.sleep(0.1)
+    for _, writer in connections:
+        vanish(writer, reset=True)
+    return f"{count} left without reading; 20 others meanwhile"
+
+
 async def half_open(server, count):
     """Clients that send nothing, half a head or half a body and then stay silent: the server closes them in the end."""
     data = request({"query": "never whole"})
@@ -322,6 +337,7 @@ async def around_one_server(binary, model, factor, only):
         (vanish_mid_response, (500 * factor,)),
         (slow_writers, (50,)),
         (slow_readers, (10,)),
+        (never_readers, (20,)),
     ]
     with Server(binary, model, "--padding", "none") as server:
         expected = await server.embed()
