@@ -37,6 +37,7 @@ REQUESTS = [
     '4{"inputs": {"source_sentence": "a", "sentences": ["a", "b"]}}',
     '5{"inputs": "Stra\u00dfe, \u6771\u4eac, na\u00efve \U0001f98b"}',
     '5{"inputs": ["a", "b"]}',
+    '6{"query": ["a", "b"], "truncate": true}',
     "0" + "[" * 200,
     '0{"query": -0.1e-999}',
     "0null",

@@ -7,14 +7,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
-use danaus_server::scheduler::{Batch, Depth, Entry, Lanes, QueueLimits, Scheduler, Tickets};
+use danaus_server::scheduler::{Batch, Depth, Entry, Lanes, QueueLimits, Scheduler, Speed, Ticket};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Debug, Arbitrary)]
 struct Run {
     short: u8,
     ageing: u8,
-    limits: (u8, u16),
+    layers: u8,
+    limits: (u8, u16, u16),
     steps: Vec<Step>,
 }
 
@@ -25,6 +26,8 @@ enum Step {
     Cancel(u8),
     Batch(Cost),
     ShortBatch(Cost),
+    /// The last batch of long texts, or of short ones, has ended; whether it was computed to its end.
+    Finished(bool, bool),
     Wait(u32),
 }
 
@@ -78,27 +81,38 @@ impl Waiting {
 }
 
 fuzz_target!(|run: Run| {
-    let limits = QueueLimits { texts: run.limits.0.into(), tokens: run.limits.1.into() };
-    let lanes = Lanes { short: run.short.into(), ageing: Duration::from_millis(run.ageing.into()) };
-    let mut scheduler = Scheduler::new(limits, lanes);
+    let (texts, tokens, wait) = run.limits;
+    let limits =
+        QueueLimits { texts: texts.into(), tokens: tokens.into(), wait: Duration::from_millis(wait.into()) };
+    let ageing = Duration::from_millis(run.ageing.into());
+    let lanes = Lanes { short: run.short.into(), ageing, layers: run.layers.into() };
+    let mut scheduler = Scheduler::new(limits, lanes, Speed::default());
     let mut waiting = Waiting { texts: BTreeMap::new(), short: lanes.short, computed: 0 };
-    let mut requests: Vec<Tickets> = Vec::new();
+    let mut running = [false; 2];
+    let mut requests: Vec<Vec<Ticket>> = Vec::new();
     let (mut now, mut names, mut cancelled) = (Duration::ZERO, 0, 0);
     for step in run.steps {
         match step {
             Step::Admit(costs) => {
-                let entries: Vec<Entry<usize>> =
-                    costs.iter().zip(names..).map(|(cost, payload)| Entry { cost: cost.tokens(), payload }).collect();
-                match scheduler.admit(now, entries) {
+                let costs: Vec<usize> = costs.into_iter().map(Cost::tokens).collect();
+                let estimate = scheduler.estimate(now, &costs);
+                let entries = costs.iter().zip(names..).map(|(&cost, payload)| Entry { cost, payload });
+                match scheduler.admit(now, entries.collect()) {
                     Ok(tickets) => {
+                        assert_eq!(estimate.refusal, None);
+                        assert_eq!(tickets.len(), costs.len());
                         for cost in costs {
-                            let text = Text { cost: cost.tokens(), request: requests.len() };
-                            waiting.texts.insert(names, text);
+                            waiting.texts.insert(names, Text { cost, request: requests.len() });
                             names += 1;
                         }
                         requests.push(tickets);
                     }
-                    Err(full) => assert!(full.waiting.texts > 0, "an empty queue takes any request"),
+                    Err(refusal) => {
+                        assert_eq!(estimate.refusal, Some(refusal));
+                        assert!((1..=3600).contains(&refusal.retry_after()));
+                        let idle = waiting.texts.is_empty() && running == [false; 2];
+                        assert!(!idle, "a machine that does nothing takes any request");
+                    }
                 }
             }
             Step::Cancel(which) if !requests.is_empty() => {
@@ -106,26 +120,38 @@ fuzz_target!(|run: Run| {
                 let before = waiting.texts.len();
                 waiting.texts.retain(|_, text| text.request != request);
                 let left = before - waiting.texts.len();
-                assert_eq!(scheduler.cancel(&requests[request]), left);
+                assert_eq!(
+                    requests[request].iter().filter(|&&ticket| scheduler.cancel(ticket)).count(),
+                    left
+                );
                 cancelled += left;
             }
             Step::Cancel(_) => {}
-            Step::Batch(budget) => match scheduler.next_batch(budget.tokens()) {
-                Some(batch) => waiting.take(&batch, budget.tokens()),
+            Step::Batch(budget) => match scheduler.next_batch(now, budget.tokens()) {
+                Some(batch) => {
+                    running[usize::from(batch.long)] = true;
+                    waiting.take(&batch, budget.tokens());
+                }
                 None => assert!(waiting.texts.is_empty(), "something waits"),
             },
-            Step::ShortBatch(budget) => match scheduler.next_short_batch(budget.tokens()) {
+            Step::ShortBatch(budget) => match scheduler.next_short_batch(now, budget.tokens()) {
                 Some(batch) => {
                     assert!(!batch.long);
+                    running[0] = true;
                     waiting.take(&batch, budget.tokens());
                 }
                 None => assert!(waiting.texts.values().all(|text| text.cost > lanes.short)),
             },
-            Step::Wait(milliseconds) => now = now.saturating_add(Duration::from_millis(milliseconds.into())),
+            Step::Finished(long, computed) => {
+                let took = scheduler.finished(now, long, computed);
+                let was_running = std::mem::take(&mut running[usize::from(long)]);
+                assert!(took <= now && (was_running || took.is_zero()));
+            }
+            Step::Wait(milliseconds) => now += Duration::from_millis(milliseconds.into()),
         }
         assert_eq!(scheduler.depth(), waiting.depth());
     }
-    while let Some(batch) = scheduler.next_batch(usize::MAX) {
+    while let Some(batch) = scheduler.next_batch(now, usize::MAX) {
         waiting.take(&batch, usize::MAX);
     }
     assert_eq!((waiting.texts.len(), scheduler.depth()), (0, Depth::default()));

@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use danaus_model::{Tokenizer, truncate, truncate_start};
 use libfuzzer_sys::fuzz_target;
 
-/// Bytes up to which a text is repeated: several pieces of 8 KiB.
-const LONGEST: usize = 40_000;
+/// Bytes up to which a text is repeated: beyond the first piece of 8 KiB, since what is instrumented is slow.
+const LONGEST: usize = 10_000;
 
 static OURS: LazyLock<Tokenizer> = LazyLock::new(Tokenizer::bert_base_uncased);
 
@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(got.tokens, expected.get_tokens());
     assert_eq!(got.offsets, expected.get_offsets());
 
-    for at_most in [2, 3, 64, got.ids.len() - 1, got.ids.len(), usize::MAX] {
+    for at_most in [2, 64, got.ids.len() - 1, got.ids.len()] {
         let ids = OURS.encode_ids(&text, at_most).expect("a text");
         if got.ids.len() <= at_most {
             assert_eq!(ids, got.ids, "at most {at_most}");

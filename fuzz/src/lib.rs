@@ -45,14 +45,8 @@ pub fn load(config: ConfigFile, checkpoint: &[u8]) {
         return;
     }
     let ids: Vec<u32> = (0..c.max_tokens().min(5)).map(|id| (id % c.vocab_size) as u32).collect();
-    let model = LoadedModel {
-        id: "fuzzed".into(),
-        revision: None,
-        config,
-        weights,
-        synthetic: true,
-        padded: false,
-    };
+    let model =
+        LoadedModel { id: "fuzzed".into(), revision: None, config, weights, synthetic: true, padded: false };
     let text = Text { ids: &ids, pooling: Pooling::Mean, padding: Padding::None };
     match backend_of(&model).and_then(|backend| backend.embed(&[text])) {
         Ok(vectors) => assert_eq!(vectors[0].len(), model.config.hidden_size),
