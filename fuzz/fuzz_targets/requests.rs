@@ -11,6 +11,7 @@ use axum::http::Request;
 use danaus_engine::Padding;
 use danaus_fuzz::small_backend;
 use danaus_model::Tokenizer;
+use danaus_server::scheduler::Speed;
 use danaus_server::{AppState, ModelInfo, ServerConfig, Service, app};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -45,6 +46,7 @@ static APP: LazyLock<(Runtime, Router)> = LazyLock::new(|| {
         tokenizer: Arc::new(Tokenizer::bert_base_uncased()),
         model: ModelInfo { id: "small".into(), revision: None, synthetic: true },
         padding: Padding::None,
+        speed: Speed::default(),
     };
     state.set_ready(service).expect("a thread for the worker");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
