@@ -43,7 +43,7 @@ REQUESTS = [
     "0null",
 ]
 
-# First character: how often the rest is repeated, by its code.
+# First character: \xff where the rest is repeated.
 TEXTS = [
     "\x01What is machine learning?",
     "\x01[CLS] [SEP] [PAD] [MASK] [UNK] [CLS][CL S]",

@@ -11,13 +11,12 @@ import argparse
 import asyncio
 import os
 import random
-import subprocess
 import time
 from collections import Counter
 
 import aiohttp
 
-from server import HOST, Server
+from server import HOST, Server, knows
 
 # Clients of the closed loop: enough that the model is never idle.
 CLIENTS = 16
@@ -94,11 +93,6 @@ class Load:
             in_time = tally.outcomes[200]
             await asyncio.gather(*requests)
         return tally, in_time / offered, len(requests) / offered, peak, time.monotonic() - started - offered
-
-
-def knows(binary, option):
-    text = subprocess.run([binary, "serve", "--help"], capture_output=True, text=True, check=True).stdout
-    return option in text
 
 
 async def measure(server, arguments):

@@ -37,6 +37,12 @@ def small_model(binary, folder):
     return str(model)
 
 
+def knows(binary, option):
+    """Whether `danaus serve` has an option."""
+    command = [binary, "serve", "--help"]
+    return option in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def request(body, path="/embed", more=""):
     """The bytes of a POST."""
     body = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -18,7 +18,7 @@ from collections import Counter
 
 import aiohttp
 
-from server import HOST, Server, small_model
+from server import HOST, Server, knows, small_model
 
 # How much more memory than when warm is no leak: the allocator's own coming and going.
 TOLERANCE = 0.05
@@ -125,7 +125,10 @@ async def main():
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model or small_model(arguments.binary, folder)
-        with Server(arguments.binary, model, "--padding", "none", "--log-level", "warn,danaus::commands=info") as server:
+        options = ["--padding", "none", "--log-level", "warn,danaus::commands=info"]
+        # Nobody is refused, however slow the machine is.
+        options += ["--max-queue-seconds", "0"] if knows(arguments.binary, "--max-queue-seconds") else []
+        with Server(arguments.binary, model, *options) as server:
             await soak(server, arguments.seconds, arguments.clients)
 
 
