@@ -34,12 +34,14 @@ pub(crate) async fn observe(State(state): State<AppState>, request: Request, nex
         route: request.extensions().get().cloned(),
         started: Instant::now(),
         status: None,
+        reason: None,
         span: span.clone(),
         _in_flight: state.metrics().in_flight(),
         state,
     };
     let mut response = next.run(request).instrument(span).await;
     record.status = Some(response.status());
+    record.reason = response.extensions().get().copied();
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
@@ -116,6 +118,8 @@ struct Record {
     started: Instant,
     /// `None`: the future was dropped, because the client left.
     status: Option<StatusCode>,
+    /// Why it got an error instead of an answer.
+    reason: Option<ErrorKind>,
     span: Span,
     _in_flight: InFlight,
 }
@@ -126,14 +130,16 @@ impl Drop for Record {
         let route = self.route.as_ref().map_or("unknown", MatchedPath::as_str);
         let status = self.status.as_ref().map_or(CLIENT_LEFT, StatusCode::as_str);
         let method = self.method;
-        self.state.metrics().request_finished(RequestLabels { method, route, status }, elapsed);
+        let labels = RequestLabels { method, route, status, reason: self.reason };
+        self.state.metrics().request_finished(labels, elapsed);
         let _entered = self.span.enter();
         let milliseconds = elapsed.as_micros() as f64 / 1e3;
+        let code = self.reason.map(ErrorKind::code);
         if method == "GET" && self.status.is_some_and(|status| status.is_success()) {
             // Health checks and scrapes, mostly.
-            tracing::debug!(method, route, status, milliseconds, "answered");
+            tracing::debug!(method, route, status, milliseconds, code, "answered");
         } else {
-            tracing::info!(method, route, status, milliseconds, "answered");
+            tracing::info!(method, route, status, milliseconds, code, "answered");
         }
     }
 }

@@ -111,6 +111,11 @@ impl<T> Scheduler<T> {
         Depth { texts: short.0 + long.0, tokens: short.1.saturating_add(long.1) }
     }
 
+    /// When the text came that waits longest; `None` where none waits.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.queues.iter().filter_map(Queue::oldest).min()
+    }
+
     /// Queues one request's texts, all of them or none. `now` is the time since some moment, the same for all calls.
     ///
     /// An empty queue takes any request, so that a large one cannot be refused for ever.

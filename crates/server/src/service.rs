@@ -8,9 +8,9 @@ use danaus_model::{Encoding, Tokenizer, truncate, truncate_start};
 
 use crate::config::ServerConfig;
 use crate::error::{ApiError, ErrorKind};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Stage, Waiting};
 use crate::offload::Offload;
-use crate::scheduler::{Depth, Lanes, QueueLimits};
+use crate::scheduler::{Lanes, QueueLimits};
 use crate::worker::{Computed, QueuedText, SubmitError, WorkError, Worker};
 
 /// Shown wherever a synthetic model could be taken for a real one.
@@ -181,6 +181,10 @@ impl Ready {
         Ok(Self { service, worker, offload, metrics, config: config.clone() })
     }
 
+    pub(crate) fn service(&self) -> &Service {
+        &self.service
+    }
+
     pub(crate) fn backend(&self) -> &dyn Backend {
         self.service.backend.as_ref()
     }
@@ -205,8 +209,8 @@ impl Ready {
         }
     }
 
-    pub(crate) fn queue_depth(&self) -> Depth {
-        self.worker.depth()
+    pub(crate) fn waiting(&self) -> Waiting {
+        self.worker.waiting()
     }
 
     /// Ends the worker thread; requests that still wait are answered with 503.
@@ -239,14 +243,21 @@ impl Ready {
         options: EmbedOptions,
     ) -> Result<Embedded, ApiError> {
         let started = Instant::now();
-        let prepared = self.prepare(request, options.truncate).await?;
-        let tokenise = started.elapsed();
+        let prepared = self.prepare(request, options.truncate).await;
+        let (queued, tokenise) = (Instant::now(), started.elapsed());
+        self.metrics.stage_finished(Stage::Tokenise, started, tokenise);
+        let prepared = prepared?;
         let tokens = prepared.iter().map(|text| text.ids.len()).collect();
-        let truncated = prepared.iter().map(|text| text.truncated).collect();
+        let truncated: Vec<bool> = prepared.iter().map(|text| text.truncated).collect();
         let computed = self.compute(prepared, options.pooling, options.padding).await?;
         let timing = Timing { tokenise, queue: computed.queue, compute: computed.compute };
-        self.metrics.queued_for(computed.queue);
+        self.metrics.queued_for(timing.queue);
+        self.metrics.stage_finished(Stage::Queue, queued, timing.queue);
+        self.metrics.stage_finished(Stage::Compute, computed.started, timing.compute);
+        self.metrics.truncated(truncated.iter().filter(|&&truncated| truncated).count());
+        let started = Instant::now();
         let vectors = self.finish(computed.vectors, options).await?;
+        self.metrics.stage_finished(Stage::Finish, started, started.elapsed());
         Ok(Embedded { vectors, tokens, truncated, timing })
     }
 

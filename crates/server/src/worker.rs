@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use danaus_engine::{Backend, EngineError, Padding, Pooling, Text};
 use tokio::sync::oneshot;
 
-use crate::metrics::Metrics;
-use crate::scheduler::{Batch, Depth, Entry, Lanes, QueueFull, QueueLimits, Scheduler, Throughput, Tickets};
+use crate::metrics::{BatchSize, Metrics, Waiting};
+use crate::scheduler::{Batch, Entry, Lanes, QueueFull, QueueLimits, Scheduler, Throughput, Tickets};
 
 /// One text on its way to the model.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub(crate) enum SubmitError {
 pub(crate) struct Computed {
     /// One pooled vector per text, in order.
     pub(crate) vectors: Vec<Vec<f32>>,
+    /// Start of its first batch.
+    pub(crate) started: Instant,
     /// From admission to the start of its first batch.
     pub(crate) queue: Duration,
     /// From the start of its first batch to the end of its last.
@@ -124,8 +126,13 @@ impl Worker {
     }
 
     /// What waits for the model now.
-    pub(crate) fn depth(&self) -> Depth {
-        self.shared.lock().scheduler.depth()
+    pub(crate) fn waiting(&self) -> Waiting {
+        let state = self.shared.lock();
+        let oldest = state
+            .scheduler
+            .oldest()
+            .map_or(Duration::ZERO, |came| self.shared.epoch.elapsed().saturating_sub(came));
+        Waiting { depth: state.scheduler.depth(), oldest }
     }
 
     /// Ends the thread after the batch it is computing, a long one after its current layer; what waits is answered with
@@ -176,6 +183,7 @@ impl Submission {
         let (started, finished) = span.unwrap_or((self.submitted, self.submitted));
         Ok(Computed {
             vectors,
+            started,
             queue: started.saturating_duration_since(self.submitted),
             compute: finished.saturating_duration_since(started),
         })
@@ -240,7 +248,8 @@ impl Thread {
             Ok(Ok(vectors)) if vectors.len() == batch.len() => {
                 let own = elapsed.saturating_sub(turns.others);
                 self.shared.lock().throughput.observe(tokens, own);
-                self.metrics.batch_computed(batch.len(), tokens, own);
+                let size = BatchSize { texts: batch.len(), tokens, budget: self.max_batch_tokens };
+                self.metrics.batch_computed(size, own);
                 for (job, vector) in batch.into_iter().zip(vectors) {
                     // An error here is a client that left while its text was computed.
                     let _ = job.reply.send(Ok(Reply { vector, started, finished }));
