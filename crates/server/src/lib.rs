@@ -19,6 +19,7 @@ pub mod scheduler;
 mod serve;
 mod service;
 mod state;
+mod traces;
 mod types;
 mod worker;
 
@@ -30,3 +31,4 @@ pub use routes::app;
 pub use serve::serve;
 pub use service::{ModelInfo, Service};
 pub use state::AppState;
+pub use traces::Traces;

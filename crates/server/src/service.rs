@@ -11,6 +11,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::metrics::{Metrics, Stage, Waiting};
 use crate::offload::Offload;
 use crate::scheduler::{Lanes, QueueLimits};
+use crate::traces;
 use crate::worker::{Computed, QueuedText, SubmitError, WorkError, Worker};
 
 /// Shown wherever a synthetic model could be taken for a real one.
@@ -247,7 +248,8 @@ impl Ready {
         let (queued, tokenise) = (Instant::now(), started.elapsed());
         self.metrics.stage_finished(Stage::Tokenise, started, tokenise);
         let prepared = prepared?;
-        let tokens = prepared.iter().map(|text| text.ids.len()).collect();
+        let tokens: Vec<usize> = prepared.iter().map(|text| text.ids.len()).collect();
+        traces::size(tokens.len(), tokens.iter().sum());
         let truncated: Vec<bool> = prepared.iter().map(|text| text.truncated).collect();
         let computed = self.compute(prepared, options.pooling, options.padding).await?;
         let timing = Timing { tokenise, queue: computed.queue, compute: computed.compute };

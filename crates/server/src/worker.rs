@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use danaus_engine::{Backend, EngineError, Padding, Pooling, Text};
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use crate::metrics::{BatchSize, Metrics, Waiting};
 use crate::scheduler::{Batch, Entry, Lanes, QueueFull, QueueLimits, Scheduler, Throughput, Tickets};
@@ -57,6 +58,8 @@ pub(crate) struct Computed {
 #[derive(Debug)]
 struct Job {
     text: QueuedText,
+    /// The request's, for the log.
+    span: Span,
     reply: oneshot::Sender<Result<Reply, WorkError>>,
 }
 
@@ -158,7 +161,7 @@ impl Drop for Worker {
 
 fn entry(text: QueuedText) -> (Entry<Job>, oneshot::Receiver<Result<Reply, WorkError>>) {
     let (reply, receiver) = oneshot::channel();
-    (Entry { cost: text.cost, payload: Job { text, reply } }, receiver)
+    (Entry { cost: text.cost, payload: Job { text, span: Span::current(), reply } }, receiver)
 }
 
 /// A queued request. Dropping it takes those of its texts that still wait out of the queue.
@@ -262,11 +265,8 @@ impl Thread {
             Ok(Err(error)) => error.to_string(),
             Err(panic) => format!("panic: {}", panic_message(panic.as_ref())),
         };
-        tracing::error!(texts = batch.len(), tokens, %failure, "the model failed on a batch");
         self.metrics.batch_failed();
-        for job in batch {
-            let _ = job.reply.send(Err(WorkError::Failed));
-        }
+        answer_failure(batch, tokens, &failure);
         elapsed
     }
 
@@ -287,6 +287,19 @@ impl Thread {
         turns.others += spent;
         turns.layer = Instant::now();
         ControlFlow::Continue(())
+    }
+}
+
+/// Tells all requests of a batch that it failed, and the log why, once for each of them.
+fn answer_failure(batch: Vec<Job>, tokens: usize, failure: &str) {
+    let (texts, mut last) = (batch.len(), None);
+    for Job { span, reply, .. } in batch {
+        // The texts of a request stand together.
+        if last != Some(span.id()) {
+            last = Some(span.id());
+            span.in_scope(|| tracing::error!(texts, tokens, failure, "the model failed on a batch"));
+        }
+        let _ = reply.send(Err(WorkError::Failed));
     }
 }
 

@@ -12,6 +12,7 @@ use prometheus::{Registry, TextEncoder};
 
 use crate::scheduler::Depth;
 use crate::service::Service;
+use crate::traces;
 use register::Register;
 use requests::Requests;
 use server::Server;
@@ -67,9 +68,10 @@ impl Metrics {
         self.requests.in_flight()
     }
 
-    /// Notes a part of a request's way, in the task that answers the request.
-    pub(crate) fn stage_finished(&self, stage: Stage, _started: Instant, elapsed: Duration) {
+    /// Notes a part of a request's way, also for its trace: to be called by the task that answers it.
+    pub(crate) fn stage_finished(&self, stage: Stage, started: Instant, elapsed: Duration) {
         self.stages.finished(stage, elapsed);
+        traces::stage_finished(stage, started, elapsed);
     }
 
     pub(crate) fn batch_computed(&self, size: BatchSize, elapsed: Duration) {
