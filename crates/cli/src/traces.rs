@@ -17,7 +17,7 @@ use opentelemetry_sdk::resource::{EnvResourceDetector, TelemetryResourceDetector
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use ureq::http::Uri;
 
-use crate::args::TraceArgs;
+use crate::args::{TraceArgs, usage_error};
 
 /// What the service is called where `OTEL_SERVICE_NAME` does not say.
 const SERVICE: &str = "danaus";
@@ -42,7 +42,7 @@ pub struct Export(Option<SdkTracerProvider>);
 
 /// Starts sending traces, if there is anywhere to send them to.
 pub fn start(args: &TraceArgs, model: &str) -> anyhow::Result<(Traces, Export)> {
-    let Some(endpoint) = args.endpoint() else { return Ok((Traces::default(), Export(None))) };
+    let Some(endpoint) = args.traces_url()? else { return Ok((Traces::default(), Export(None))) };
     let exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(Client::new())
@@ -70,27 +70,37 @@ impl Export {
 
 impl TraceArgs {
     /// Where traces go, path and all. OpenTelemetry's own variables count where ours is not set.
-    fn endpoint(&self) -> Option<String> {
+    fn traces_url(&self) -> anyhow::Result<Option<String>> {
         let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
-        let below = |base: &str| format!("{}/{PATH}", base.trim_end_matches('/'));
-        match &self.otlp_endpoint {
-            Some(base) => Some(below(&base.to_string())),
-            None if variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) => {
-                None
-            }
-            // The one for traces alone has its path already: so the specification says.
-            None => variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-                .or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT").map(|base| below(&base))),
+        let below = |base: String| format!("{}/{PATH}", base.trim_end_matches('/'));
+        if let Some(base) = &self.otlp_endpoint {
+            return Ok(Some(below(base.clone())));
+        }
+        if variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+            return Ok(None);
+        }
+        let checked = |name| {
+            let url = variable(name).map(|value| endpoint(&value)).transpose();
+            url.map_err(|error| usage_error(format!("the environment variable {name}: {error}")))
+        };
+        // The one for traces alone has its path already: so the specification says.
+        match checked("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")? {
+            Some(url) => Ok(Some(url)),
+            None => Ok(checked("OTEL_EXPORTER_OTLP_ENDPOINT")?.map(below)),
         }
     }
 }
 
 /// The address of a collector.
-pub fn endpoint(text: &str) -> Result<Uri, String> {
+pub fn endpoint(text: &str) -> Result<String, String> {
     let expected = "expected the address of a collector, like http://localhost:4318";
-    let uri: Uri = text.parse().map_err(|error| format!("{error}: {expected}"))?;
-    match uri.scheme_str() {
-        Some("http" | "https") if uri.host().is_some_and(|host| !host.is_empty()) => Ok(uri),
+    let uri: Uri = text.trim().parse().map_err(|error| format!("{error}: {expected}"))?;
+    match (uri.scheme_str(), uri.authority()) {
+        // The log shows the address.
+        (_, Some(host)) if host.as_str().contains('@') => {
+            Err(format!("{expected}; a user and password go into OTEL_EXPORTER_OTLP_HEADERS"))
+        }
+        (Some("http" | "https"), Some(_)) => Ok(text.trim().to_owned()),
         _ => Err(expected.to_owned()),
     }
 }

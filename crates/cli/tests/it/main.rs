@@ -4,6 +4,7 @@
 //! what hangs fails.
 
 mod bench;
+mod collector;
 mod common;
 mod deploy;
 mod embed;
@@ -19,4 +20,5 @@ mod serve;
 mod server;
 mod shutdown;
 mod synth;
+mod traces;
 mod usage;
