@@ -14,6 +14,7 @@ mod embed;
 mod fake_hub;
 mod hub;
 mod info;
+mod logs;
 mod output;
 mod padding;
 mod serve;
