@@ -172,6 +172,20 @@ pub struct ServeArgs {
     pub access: AccessArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
+    #[command(flatten)]
+    pub traces: TraceArgs,
+}
+
+/// Who watches.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Traces")]
+pub struct TraceArgs {
+    /// An OpenTelemetry collector to send traces to, by OTLP over HTTP: http://host:4318 [default: none]
+    ///
+    /// OpenTelemetry's own variables are honoured: OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME,
+    /// OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and more.
+    #[arg(long, env = "DANAUS_OTLP_ENDPOINT", value_name = "URL", value_parser = crate::traces::endpoint)]
+    pub otlp_endpoint: Option<String>,
 }
 
 /// Who may ask.

@@ -10,6 +10,7 @@ mod rows;
 mod setup;
 mod signals;
 mod stdout;
+mod traces;
 
 use std::process::ExitCode;
 

@@ -16,6 +16,13 @@ type Vectors = Cache<VectorKey, Pooled, Bytes>;
 #[derive(Debug, Clone)]
 pub(crate) struct VectorCache(Option<Arc<Vectors>>);
 
+/// How much a cache holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct CacheSize {
+    pub(crate) vectors: usize,
+    pub(crate) bytes: u64,
+}
+
 /// What an entry takes: its vector, its key, and the cache's own bookkeeping, about.
 #[derive(Debug, Clone)]
 struct Bytes;
@@ -60,8 +67,8 @@ impl VectorCache {
         }
     }
 
-    /// How many vectors it holds, and what they take in bytes.
-    pub(crate) fn size(&self) -> (u64, u64) {
-        self.0.as_ref().map_or((0, 0), |cache| (cache.len() as u64, cache.weight()))
+    pub(crate) fn size(&self) -> CacheSize {
+        let size = |cache: &Arc<Vectors>| CacheSize { vectors: cache.len(), bytes: cache.weight() };
+        self.0.as_ref().map(size).unwrap_or_default()
     }
 }

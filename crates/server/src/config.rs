@@ -6,9 +6,10 @@ use danaus_engine::Pooling;
 
 use crate::auth::ApiKeys;
 use crate::cors::CorsOrigin;
+use crate::traces::Traces;
 
 /// Limits and defaults of one server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ServerConfig {
     /// Most tokens that the model computes at once; a longer text goes alone.
     pub max_batch_tokens: usize,
@@ -48,6 +49,8 @@ pub struct ServerConfig {
     pub read_timeout: Duration,
     /// Longest time that a shutdown waits for requests in flight.
     pub shutdown_timeout: Duration,
+    /// Where spans of requests go.
+    pub traces: Traces,
 }
 
 impl Default for ServerConfig {
@@ -72,6 +75,7 @@ impl Default for ServerConfig {
             request_timeout: None,
             read_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(30),
+            traces: Traces::default(),
         }
     }
 }

@@ -55,7 +55,7 @@ impl ErrorKind {
         }
     }
 
-    const fn code(self) -> &'static str {
+    pub(crate) const fn code(self) -> &'static str {
         match self {
             Self::MalformedJson => "malformed_json",
             Self::EmptyList => "empty_list",

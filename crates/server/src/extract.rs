@@ -1,7 +1,7 @@
 //! Request bodies as typed values, and every way in which they can be wrong.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -13,6 +13,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 
 use crate::error::{ApiError, ErrorKind};
+use crate::metrics::Stage;
 use crate::service::Ready;
 use crate::state::AppState;
 use crate::types::{Object, TextList};
@@ -61,9 +62,14 @@ impl<T: FromJson> FromRequest<AppState> for JsonBody<T> {
         check_content_type(&head.headers)?;
         let config = state.config();
         let reader = BodyReader { limit: config.max_body_bytes, silence: config.read_timeout };
-        let bytes = reader.read(body, &head.headers).await?;
-        let value = state.offload().quick(bytes.len(), move || T::from_json(&bytes)).await??;
-        Ok(Self(value))
+        let started = Instant::now();
+        let read = async {
+            let bytes = reader.read(body, &head.headers).await?;
+            state.offload().quick(bytes.len(), move || T::from_json(&bytes)).await?
+        };
+        let value = read.await;
+        state.metrics().stage_finished(Stage::Read, started, started.elapsed());
+        value.map(Self)
     }
 }
 

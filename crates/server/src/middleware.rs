@@ -13,6 +13,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::metrics::{InFlight, RequestLabels};
 use crate::routes::HEALTH;
 use crate::state::AppState;
+use crate::traces::{self, RequestTrace};
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -28,18 +29,26 @@ const CLIENT_LEFT: &str = "499";
 /// Gives every request an id, a log line and its place in the metrics.
 pub(crate) async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let id = request_id(&state, request.headers());
-    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+    let route: Option<MatchedPath> = request.extensions().get().cloned();
+    let trace = state.config().traces.begin(&request, route.as_ref().map(MatchedPath::as_str));
+    let trace_id = trace.as_ref().and_then(RequestTrace::id);
+    // Of the highest level, so that no line about the request is without its id, whatever is logged.
+    let span = tracing::error_span!("request", id = id.to_str().unwrap_or_default(), trace_id);
     let mut record = Record {
         method: method_label(request.method()),
-        route: request.extensions().get().cloned(),
+        route,
+        id: id.clone(),
+        trace: trace.clone(),
         started: Instant::now(),
         status: None,
+        reason: None,
         span: span.clone(),
         _in_flight: state.metrics().in_flight(),
         state,
     };
-    let mut response = next.run(request).instrument(span).await;
+    let mut response = traces::within(trace, next.run(request)).instrument(span).await;
     record.status = Some(response.status());
+    record.reason = response.extensions().get().copied();
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
@@ -113,9 +122,13 @@ struct Record {
     state: AppState,
     method: &'static str,
     route: Option<MatchedPath>,
+    id: HeaderValue,
+    trace: Option<RequestTrace>,
     started: Instant,
     /// `None`: the future was dropped, because the client left.
     status: Option<StatusCode>,
+    /// Why it got an error instead of an answer.
+    reason: Option<ErrorKind>,
     span: Span,
     _in_flight: InFlight,
 }
@@ -126,14 +139,19 @@ impl Drop for Record {
         let route = self.route.as_ref().map_or("unknown", MatchedPath::as_str);
         let status = self.status.as_ref().map_or(CLIENT_LEFT, StatusCode::as_str);
         let method = self.method;
-        self.state.metrics().request_finished(RequestLabels { method, route, status }, elapsed);
+        let labels = RequestLabels { method, route, status, reason: self.reason };
+        self.state.metrics().request_finished(labels, elapsed);
+        if let Some(trace) = &self.trace {
+            trace.end(self.status, self.reason, &self.id);
+        }
         let _entered = self.span.enter();
         let milliseconds = elapsed.as_micros() as f64 / 1e3;
+        let code = self.reason.map(ErrorKind::code);
         if method == "GET" && self.status.is_some_and(|status| status.is_success()) {
             // Health checks and scrapes, mostly.
-            tracing::debug!(method, route, status, milliseconds, "answered");
+            tracing::debug!(method, route, status, milliseconds, code, "answered");
         } else {
-            tracing::info!(method, route, status, milliseconds, "answered");
+            tracing::info!(method, route, status, milliseconds, code, "answered");
         }
     }
 }

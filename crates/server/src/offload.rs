@@ -71,8 +71,9 @@ async fn run<R: Send + 'static>(
 ) -> Result<R, ApiError> {
     let turn = Arc::clone(lane).acquire_owned().await;
     // The turn ends with the work, not with this future: a client that leaves must not let one more in.
+    let span = tracing::Span::current();
     let task = tokio::task::spawn_blocking(move || {
-        let result = work();
+        let result = span.in_scope(work);
         drop(turn);
         result
     });

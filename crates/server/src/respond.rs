@@ -1,6 +1,6 @@
 //! Responses with a JSON body.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue};
@@ -8,8 +8,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::error::ApiError;
-use crate::offload::Offload;
+use crate::metrics::Stage;
 use crate::service::{Embedded, Timing};
+use crate::state::AppState;
 
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -32,13 +33,15 @@ impl IntoResponse for JsonBytes {
 
 /// Answers with embeddings in the form that `form` gives them, and says where the time went.
 pub(crate) async fn embeddings<T: Serialize>(
-    offload: &Offload,
+    state: &AppState,
     embedded: Embedded,
     form: impl FnOnce(Embedded) -> T + Send + 'static,
 ) -> Result<Response, ApiError> {
     let timing = server_timing(embedded.timing);
     let bytes = embedded.vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum();
-    let body = offload.quick(bytes, move || json(&form(embedded))).await?;
+    let started = Instant::now();
+    let body = state.offload().quick(bytes, move || json(&form(embedded))).await?;
+    state.metrics().stage_finished(Stage::Respond, started, started.elapsed());
     Ok(([(SERVER_TIMING, timing)], body).into_response())
 }
 

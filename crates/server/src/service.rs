@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use danaus_engine::{Backend, EngineError, Padding, Pooling, finish};
 use danaus_model::{Encoding, Tokenizer, truncate, truncate_start};
 
-use crate::cache::{Pooled, VectorCache};
+use crate::cache::{CacheSize, Pooled, VectorCache};
 use crate::config::ServerConfig;
 use crate::error::{ApiError, ErrorKind};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Stage, Waiting};
 use crate::offload::Offload;
-use crate::scheduler::{Depth, Estimate, Lanes, QueueLimits, Speed};
+use crate::scheduler::{Estimate, Lanes, QueueLimits, Speed};
+use crate::traces;
 use crate::worker::{Computed, Policy, QueuedText, SubmitError, WorkError, Worker};
 
 /// Shown wherever a synthetic model could be taken for a real one.
@@ -203,6 +204,10 @@ impl Ready {
         Ok(Self { service, worker, offload, metrics, config: config.clone() })
     }
 
+    pub(crate) fn service(&self) -> &Service {
+        &self.service
+    }
+
     pub(crate) fn backend(&self) -> &dyn Backend {
         self.service.backend.as_ref()
     }
@@ -227,12 +232,12 @@ impl Ready {
         }
     }
 
-    pub(crate) fn queue_depth(&self) -> Depth {
-        self.worker.depth()
+    pub(crate) fn waiting(&self) -> Waiting {
+        self.worker.waiting()
     }
 
-    /// Vectors in the cache, and their bytes.
-    pub(crate) fn cached(&self) -> (u64, u64) {
+    /// What the cache holds.
+    pub(crate) fn cached(&self) -> CacheSize {
         self.worker.cached()
     }
 
@@ -264,13 +269,20 @@ impl Ready {
         options: EmbedOptions,
     ) -> Result<Embedded, ApiError> {
         let started = Instant::now();
-        let prepared = self.prepare(request, options).await?;
-        let tokenise = started.elapsed();
-        let (tokens, truncated, texts) = unzip(prepared);
+        let prepared = self.prepare(request, options).await;
+        let (queued, tokenise) = (Instant::now(), started.elapsed());
+        self.metrics.stage_finished(Stage::Tokenise, started, tokenise);
+        let (tokens, truncated, texts) = unzip(prepared?);
+        traces::size(tokens.len(), tokens.iter().sum());
         let computed = self.compute(texts).await?;
         let timing = Timing { tokenise, queue: computed.queue, compute: computed.compute };
-        self.metrics.queued_for(computed.queue);
+        self.metrics.queued_for(timing.queue);
+        self.metrics.stage_finished(Stage::Queue, queued, timing.queue);
+        self.metrics.stage_finished(Stage::Compute, computed.started, timing.compute);
+        self.metrics.truncated(truncated.iter().filter(|&&truncated| truncated).count());
+        let started = Instant::now();
         let vectors = self.finish(computed.vectors, options).await?;
+        self.metrics.stage_finished(Stage::Finish, started, started.elapsed());
         Ok(Embedded { vectors, tokens, truncated, timing })
     }
 

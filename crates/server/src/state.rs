@@ -9,10 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+use crate::cache::CacheSize;
 use crate::config::ServerConfig;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Waiting};
 use crate::offload::Offload;
-use crate::scheduler::Depth;
 use crate::service::{Ready, Service};
 
 /// What all requests share; cheap to clone.
@@ -56,10 +56,11 @@ impl AppState {
         let (model, device) = (service.model.clone(), service.backend.info().device);
         let (dimension, max_tokens) = (service.backend.dimension(), service.backend.max_tokens());
         let ready = Ready::start(service, &self.0.config, self.0.metrics.clone(), self.0.offload.clone())?;
-        if self.0.ready.set(Arc::new(ready)).is_err() {
+        let ready = Arc::new(ready);
+        if self.0.ready.set(Arc::clone(&ready)).is_err() {
             return Ok(());
         }
-        self.0.metrics.model_loaded();
+        self.0.metrics.model_loaded(ready.service());
         tracing::info!(model = model.id, dimension, max_tokens, device, warning = model.warning(), "ready");
         Ok(())
     }
@@ -96,12 +97,13 @@ impl AppState {
         self.0.ready.get().cloned()
     }
 
-    pub(crate) fn queue_depth(&self) -> Depth {
-        self.0.ready.get().map(|ready| ready.queue_depth()).unwrap_or_default()
+    /// What waits for the model now.
+    pub(crate) fn waiting(&self) -> Waiting {
+        self.0.ready.get().map(|ready| ready.waiting()).unwrap_or_default()
     }
 
-    /// Vectors in the cache, and their bytes.
-    pub(crate) fn cached(&self) -> (u64, u64) {
+    /// What the cache holds.
+    pub(crate) fn cached(&self) -> CacheSize {
         self.0.ready.get().map(|ready| ready.cached()).unwrap_or_default()
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::args::{PaddingWait, ServeArgs, usage_error};
 use crate::keys::api_keys;
-use crate::{padding, setup, signals};
+use crate::{padding, setup, signals, traces};
 
 /// The port where neither `--port` nor `$PORT` says otherwise.
 const DEFAULT_PORT: u16 = 8000;
@@ -21,6 +21,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     args.compute.device.check()?;
     let port = port(args.port)?;
     let config = server_config(&args)?;
+    let (traces, export) = traces::start(&args.traces, &args.model.model.to_string())?;
+    let config = ServerConfig { traces, ..config };
     let runtime = tokio::runtime::Runtime::new().context("the async runtime cannot be started")?;
     let outcome = runtime.block_on(async {
         let listener = listen(&args.host, port).await?;
@@ -29,6 +31,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
         tracing::info!(%address, "listening: documentation at http://{}/docs", visible(address));
         danaus_server::serve(listener, config, move || load(&args), shutdown).await
     });
+    export.finish();
     // What still runs at this point (a load that was interrupted, a batch past the shutdown's timeout) is not waited for.
     runtime.shutdown_background();
     outcome

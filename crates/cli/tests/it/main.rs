@@ -4,6 +4,7 @@
 //! what hangs fails.
 
 mod bench;
+mod collector;
 mod common;
 mod deploy;
 mod embed;
@@ -13,10 +14,12 @@ mod embed;
 mod fake_hub;
 mod hub;
 mod info;
+mod logs;
 mod output;
 mod padding;
 mod serve;
 mod server;
 mod shutdown;
 mod synth;
+mod traces;
 mod usage;

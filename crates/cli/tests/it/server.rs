@@ -103,7 +103,15 @@ impl Server {
 
     /// Status and body of a POST.
     pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let request = agent().post(format!("http://{}{path}", self.address));
+        self.post_with(path, body, &[])
+    }
+
+    /// Status and body of a POST with these headers.
+    pub fn post_with(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> (u16, Value) {
+        let mut request = agent().post(format!("http://{}{path}", self.address));
+        for &(name, value) in headers {
+            request = request.header(name, value);
+        }
         answer(request.header("Content-Type", "application/json").send(body.to_string()))
     }
 

@@ -50,9 +50,10 @@ fn a_batch_that_is_being_computed_is_finished() {
     let args = ["serve", "--host", "127.0.0.1", "--port", "0", "--model", "synthetic:2k"];
     let mut server = Server::start(&mut danaus(&args));
     server.wait_until_ready();
-    let text = vec!["word"; 1000].join(" ");
+    // Equal ones would be computed once.
+    let texts: Vec<_> = (1000..1004).map(|words| vec!["word"; words].join(" ")).collect();
     let answer = std::thread::scope(|scope| {
-        let request = scope.spawn(|| server.post("/embed", &json!({"query": vec![text; 4]})));
+        let request = scope.spawn(|| server.post("/embed", &json!({"query": texts})));
         // Those that wait are behind one that is being computed.
         let begun = eventually(PATIENCE, || (server.metric("danaus_queue_texts") > 0.0).then_some(()));
         begun.expect("the batch never begins");

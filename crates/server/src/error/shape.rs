@@ -53,7 +53,10 @@ pub(crate) async fn render(request: Request, next: Next) -> Response {
     let api = error.api.unwrap_or(api);
     // With the headers that it has by now, but for the length of its empty body.
     response.headers_mut().remove(CONTENT_LENGTH);
-    (error.status(api), response.headers().clone(), error.body(api)).into_response()
+    let mut response = (error.status(api), response.headers().clone(), error.body(api)).into_response();
+    // For those around it that count errors.
+    response.extensions_mut().insert(error.kind);
+    response
 }
 
 impl ApiError {

@@ -141,5 +141,5 @@ async fn answer(
         tokens: embedded.tokens,
         truncated: embedded.truncated,
     };
-    embeddings(state.offload(), embedded, form).await
+    embeddings(state, embedded, form).await
 }

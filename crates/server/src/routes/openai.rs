@@ -71,7 +71,7 @@ async fn embeddings(
         EmbeddingsInput::Tokens(ids) => return Err(token_ids(&ids)),
     };
     let format = request.encoding_format.unwrap_or_default();
-    respond::embeddings(state.offload(), embedded, move |embedded| response(embedded, name, format)).await
+    respond::embeddings(&state, embedded, move |embedded| response(embedded, name, format)).await
 }
 
 /// Names the model that this server has.

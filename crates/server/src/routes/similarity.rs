@@ -46,7 +46,7 @@ pub(super) async fn similarity(
         remedy: "shorten it, or set \"truncate\": true to compare its beginning",
     };
     let embedded = model.embed(texts, options).await?;
-    embeddings(state.offload(), embedded, |embedded| scores(&embedded.vectors)).await
+    embeddings(&state, embedded, |embedded| scores(&embedded.vectors)).await
 }
 
 /// The source sentence comes first, then the others.

@@ -52,7 +52,7 @@ pub(super) async fn answer(
     let answer = async {
         let options = options(&request, model.defaults())?;
         let embedded = model.embed(INPUTS.name(request.inputs)?, options).await?;
-        embeddings(state.offload(), embedded, |embedded| TeiResponse(embedded.vectors)).await
+        embeddings(state, embedded, |embedded| TeiResponse(embedded.vectors)).await
     };
     answer.await.map_err(|error: ApiError| error.of(Api::Tei))
 }

@@ -178,6 +178,11 @@ impl<T> Scheduler<T> {
         Depth { texts: short.0 + long.0, tokens: short.1.saturating_add(long.1) }
     }
 
+    /// When the text came that waits longest; `None` where none waits.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.queues.iter().filter_map(Queue::oldest).min()
+    }
+
     /// What would become of a request of texts that cost that many tokens each; one of none is always let in.
     pub fn estimate(&self, now: Duration, costs: &[usize]) -> Estimate {
         let wait = self.wait(now, costs.iter().any(|&cost| self.lane(cost) == LONG));

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use super::{QueuedText, WorkError};
 use crate::cache::Pooled;
-use crate::scheduler::{Batch, Depth, Entry, Estimate, Refusal, Scheduler, Ticket};
+use crate::metrics::Waiting;
+use crate::scheduler::{Batch, Entry, Estimate, Refusal, Scheduler, Ticket};
 use crate::vector_key::VectorKey;
 
 /// A text's vector, before it is finished.
@@ -20,6 +22,14 @@ pub(super) struct Reply {
     pub(super) finished: Instant,
 }
 
+/// Who waits for a text.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) reply: oneshot::Sender<Outcome>,
+    /// The request's, for the log.
+    pub(super) span: Span,
+}
+
 pub(super) type Outcome = Result<Reply, WorkError>;
 
 /// A text that waits or is being computed, and who waits for it.
@@ -28,7 +38,7 @@ struct Flight {
     text: Arc<QueuedText>,
     /// Its place in the queue; none once its turn has come.
     ticket: Option<Ticket>,
-    waiters: Vec<oneshot::Sender<Outcome>>,
+    waiters: Vec<Waiter>,
 }
 
 impl Flight {
@@ -38,7 +48,7 @@ impl Flight {
     }
 
     fn is_wanted(&self) -> bool {
-        self.waiters.iter().any(|waiter| !waiter.is_closed())
+        self.waiters.iter().any(|waiter| !waiter.reply.is_closed())
     }
 }
 
@@ -54,8 +64,9 @@ impl Flights {
         Self { scheduler, by_key: HashMap::new() }
     }
 
-    pub(super) fn depth(&self) -> Depth {
-        self.scheduler.depth()
+    pub(super) fn waiting(&self, now: Duration) -> Waiting {
+        let oldest = self.scheduler.oldest().map_or(Duration::ZERO, |came| now.saturating_sub(came));
+        Waiting { depth: self.scheduler.depth(), oldest }
     }
 
     /// What would become of a request of these texts.
@@ -78,9 +89,9 @@ impl Flights {
             self.by_key.insert(text.key, Flight { text, ticket: Some(ticket), waiters: Vec::new() });
         }
         let wait = |text: &Arc<QueuedText>| {
-            let (waiter, receiver) = oneshot::channel();
+            let (reply, receiver) = oneshot::channel();
             if let Some(flight) = self.by_key.get_mut(&text.key) {
-                flight.waiters.push(waiter);
+                flight.waiters.push(Waiter { reply, span: Span::current() });
             }
             receiver
         };
@@ -98,7 +109,7 @@ impl Flights {
     pub(super) fn leave(&mut self, texts: &[Arc<QueuedText>]) {
         for text in texts {
             let Slot::Occupied(mut slot) = self.by_key.entry(text.key) else { continue };
-            slot.get_mut().waiters.retain(|waiter| !waiter.is_closed());
+            slot.get_mut().waiters.retain(|waiter| !waiter.reply.is_closed());
             let Some(ticket) = slot.get().ticket else { continue };
             if slot.get().waiters.is_empty() {
                 self.scheduler.cancel(ticket);
@@ -148,7 +159,7 @@ impl Flights {
     }
 
     /// Takes out a batch's texts, and returns who waits for each.
-    pub(super) fn land(&mut self, batch: &[Arc<QueuedText>]) -> Vec<Vec<oneshot::Sender<Outcome>>> {
+    pub(super) fn land(&mut self, batch: &[Arc<QueuedText>]) -> Vec<Vec<Waiter>> {
         let waiters = |text: &Arc<QueuedText>| match self.by_key.entry(text.key) {
             Slot::Occupied(slot) if slot.get().is_of(text) => slot.remove().waiters,
             _ => Vec::new(),

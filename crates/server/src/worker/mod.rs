@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use danaus_engine::{Backend, Padding, Pooling, Text};
 use tokio::sync::oneshot;
 
-use crate::cache::{Pooled, VectorCache};
-use crate::metrics::Metrics;
-use crate::scheduler::{Depth, Estimate, Lanes, QueueLimits, Refusal, Scheduler, Speed};
+use crate::cache::{CacheSize, Pooled, VectorCache};
+use crate::metrics::{Metrics, Waiting};
+use crate::scheduler::{Estimate, Lanes, QueueLimits, Refusal, Scheduler, Speed};
 use crate::vector_key::VectorKey;
 use flights::{Flights, Outcome, Reply};
 use thread::Thread;
@@ -72,6 +72,8 @@ pub(crate) enum SubmitError {
 pub(crate) struct Computed {
     /// One pooled vector per text, in order.
     pub(crate) vectors: Vec<Pooled>,
+    /// Start of its first batch.
+    pub(crate) started: Instant,
     /// From admission to the start of its first batch.
     pub(crate) queue: Duration,
     /// From the start of its first batch to the end of its last.
@@ -187,12 +189,12 @@ impl Worker {
     }
 
     /// What waits for the model now.
-    pub(crate) fn depth(&self) -> Depth {
-        self.shared.lock().flights.depth()
+    pub(crate) fn waiting(&self) -> Waiting {
+        self.shared.lock().flights.waiting(self.shared.now())
     }
 
-    /// Vectors in the cache, and their bytes.
-    pub(crate) fn cached(&self) -> (u64, u64) {
+    /// What the cache holds.
+    pub(crate) fn cached(&self) -> CacheSize {
         self.shared.cache.size()
     }
 
@@ -242,6 +244,7 @@ impl Submission {
         let started = started.max(self.submitted);
         Ok(Computed {
             vectors: known.into_iter().flatten().collect(),
+            started,
             queue: started.saturating_duration_since(self.submitted),
             compute: finished.saturating_duration_since(started),
         })

@@ -1,6 +1,7 @@
 //! The thread that owns the model.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
@@ -8,9 +9,10 @@ use std::time::Instant;
 
 use danaus_engine::{Backend, EngineError, Text};
 
-use super::flights::Reply;
+use super::flights::{Reply, Waiter};
 use super::{QueuedText, Shared, WorkError};
 use crate::cache::Pooled;
+use crate::metrics::BatchSize;
 use crate::scheduler::Batch;
 
 /// What the worker thread has.
@@ -62,7 +64,8 @@ impl Thread {
         let failure = match outcome {
             Ok(Ok(vectors)) if vectors.len() == batch.len() => {
                 let own = self.shared.lock().flights.finished(self.shared.now(), long, true);
-                self.shared.metrics.batch_computed(batch.len(), tokens, own);
+                let size = BatchSize { texts: batch.len(), tokens, budget: self.max_batch_tokens };
+                self.shared.metrics.batch_computed(size, own);
                 return self.answer(&batch, vectors, (started, finished));
             }
             Ok(Ok(vectors)) => Some(format!("{} vectors for {} texts", vectors.len(), batch.len())),
@@ -76,11 +79,8 @@ impl Thread {
         drop(state);
         // Where the batch was given up, whoever still waits finds its sender gone, as those do that were queued then.
         let Some(failure) = failure else { return };
-        tracing::error!(texts = batch.len(), tokens, %failure, "the model failed on a batch");
         self.shared.metrics.batch_failed();
-        for waiter in waiters.into_iter().flatten() {
-            let _ = waiter.send(Err(WorkError::Failed));
-        }
+        answer_failure(waiters, tokens, &failure);
     }
 
     fn answer(&self, batch: &Texts, vectors: Vec<Vec<f32>>, (started, finished): (Instant, Instant)) {
@@ -95,7 +95,7 @@ impl Thread {
         for (waiters, vector) in waiters.into_iter().zip(vectors) {
             for waiter in waiters {
                 // An error here is a client that left while its text was computed.
-                let _ = waiter.send(Ok(Reply { vector: Arc::clone(&vector), started, finished }));
+                let _ = waiter.reply.send(Ok(Reply { vector: Arc::clone(&vector), started, finished }));
             }
         }
     }
@@ -119,6 +119,17 @@ impl Thread {
         }
         *layer = Instant::now();
         ControlFlow::Continue(())
+    }
+}
+
+/// Tells all requests of a batch that it failed, and the log why, once for each of them.
+fn answer_failure(waiters: Vec<Vec<Waiter>>, tokens: usize, failure: &str) {
+    let (texts, mut told) = (waiters.len(), HashSet::new());
+    for Waiter { reply, span } in waiters.into_iter().flatten() {
+        if told.insert(span.id()) {
+            span.in_scope(|| tracing::error!(texts, tokens, failure, "the model failed on a batch"));
+        }
+        let _ = reply.send(Err(WorkError::Failed));
     }
 }
 

@@ -4,6 +4,7 @@ mod access;
 mod documents;
 mod embed;
 mod errors;
+mod metrics;
 mod openai;
 mod padding;
 mod scheduling;

@@ -1,0 +1,118 @@
+//! What `/metrics` tells: a group of measurements a file, each registered by itself.
+
+mod register;
+mod requests;
+mod server;
+mod sharing;
+mod stages;
+mod work;
+
+use std::time::{Duration, Instant};
+
+use prometheus::{Registry, TextEncoder};
+
+use crate::cache::CacheSize;
+use crate::scheduler::Depth;
+use crate::service::Service;
+use crate::traces;
+use register::Register;
+use requests::Requests;
+use server::Server;
+use sharing::Sharing;
+use stages::Stages;
+use work::Work;
+
+pub(crate) use requests::{InFlight, RequestLabels};
+pub(crate) use stages::Stage;
+pub(crate) use work::BatchSize;
+
+/// The server's own measurements; clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Requests,
+    stages: Stages,
+    work: Work,
+    sharing: Sharing,
+    server: Server,
+}
+
+/// What waits for the model.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Waiting {
+    pub(crate) depth: Depth,
+    /// For how long the text that came first has waited; zero where none waits.
+    pub(crate) oldest: Duration,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        Self::register(Registry::new())
+            .expect("names and labels of the metrics are constants, valid and distinct")
+    }
+
+    fn register(registry: Registry) -> Result<Self, prometheus::Error> {
+        let register = Register(&registry);
+        Ok(Self {
+            requests: Requests::new(register)?,
+            stages: Stages::new(register)?,
+            work: Work::new(register)?,
+            sharing: Sharing::new(register)?,
+            server: Server::new(register)?,
+            registry,
+        })
+    }
+
+    /// Counts a finished request.
+    pub(crate) fn request_finished(&self, labels: RequestLabels<'_>, elapsed: Duration) {
+        self.requests.finished(labels, elapsed);
+    }
+
+    /// Counts a request as in flight until the guard is dropped.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        self.requests.in_flight()
+    }
+
+    /// Notes a part of a request's way, also for its trace: to be called by the task that answers it.
+    pub(crate) fn stage_finished(&self, stage: Stage, started: Instant, elapsed: Duration) {
+        self.stages.finished(stage, elapsed);
+        traces::stage_finished(stage, started, elapsed);
+    }
+
+    pub(crate) fn batch_computed(&self, size: BatchSize, elapsed: Duration) {
+        self.work.batch_computed(size, elapsed);
+    }
+
+    pub(crate) fn batch_failed(&self) {
+        self.work.batch_failed();
+    }
+
+    pub(crate) fn queued_for(&self, waited: Duration) {
+        self.work.queued_for(waited);
+    }
+
+    pub(crate) fn truncated(&self, texts: usize) {
+        self.work.truncated(texts);
+    }
+
+    /// Counts a request's texts whose vectors were in the cache, and the others.
+    pub(crate) fn cache_asked(&self, hits: usize, misses: usize) {
+        self.sharing.cache_asked(hits, misses);
+    }
+
+    /// Counts texts that were not computed because an equal one just was.
+    pub(crate) fn texts_shared(&self, texts: usize) {
+        self.sharing.texts_shared(texts);
+    }
+
+    pub(crate) fn model_loaded(&self, service: &Service) {
+        self.server.model_loaded(service);
+    }
+
+    /// Everything in the Prometheus text format, with what waits now and what the cache holds.
+    pub(crate) fn render(&self, waiting: Waiting, cached: CacheSize) -> Result<String, prometheus::Error> {
+        self.sharing.cached(cached);
+        self.work.waiting(waiting);
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
