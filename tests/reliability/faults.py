@@ -181,44 +181,41 @@ async def terminate_under_load(binary, model, rounds):
     for _ in range(rounds):
         server = Server(binary, model, "--padding", "none").start()
         ending = asyncio.Event()
-
-        async def fresh(_):
-            """A connection for each request, until no more are accepted."""
-            outcomes = Counter()
-            while not (ending.is_set() and outcomes["refused"]):
-                outcomes[await one_request(server)] += 1
-            return outcomes
-
-        async def kept(_):
-            """One connection for all requests, until the server closes it."""
-            outcomes = Counter()
-            reader, writer = await server.connect()
-            while True:
-                writer.write(request({"query": ["kept"] * RANDOM.randrange(1, 20)}))
-                try:
-                    status, _ = await asyncio.wait_for(read_answer(reader), 60)
-                except asyncio.IncompleteReadError as error:
-                    # An idle connection may be closed as a request comes; RFC 9112 lets the client send it again.
-                    outcomes["closed between requests" if not error.partial else "lost"] += 1
-                    break
-                except ConnectionError:
-                    outcomes["closed between requests"] += 1
-                    break
-                outcomes[status] += 1
-                if status == 503:
-                    break
-            writer.close()
-            return outcomes
-
-        clients = [asyncio.create_task(client(index)) for client in (fresh, kept) for index in range(16)]
+        clients = [fresh_connections(server, ending) for _ in range(16)] + [kept_connection(server) for _ in range(16)]
+        clients = asyncio.gather(*clients)
         await asyncio.sleep(0.5 + RANDOM.random())
         server.terminate()
         ending.set()
-        for outcomes in await asyncio.wait_for(asyncio.gather(*clients), 90):
+        for outcomes in await asyncio.wait_for(clients, 90):
             total.update(outcomes)
         await asyncio.to_thread(server.end)
     assert total["lost"] == 0, total
     return dict(total)
+
+
+async def fresh_connections(server, ending):
+    """A connection for each request, until no more are accepted."""
+    outcomes = Counter()
+    while not (ending.is_set() and outcomes["refused"]):
+        outcomes[await one_request(server)] += 1
+    return outcomes
+
+
+async def kept_connection(server):
+    """One connection for all requests, until the server closes it."""
+    outcomes = Counter()
+    reader, writer = await server.connect()
+    while not outcomes[503]:
+        try:
+            writer.write(request({"query": ["kept"] * RANDOM.randrange(1, 20)}))
+            status, _ = await asyncio.wait_for(read_answer(reader), 60)
+            outcomes[status] += 1
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            # An idle connection may be closed as a request comes; RFC 9112 lets the client send it again.
+            outcomes["lost" if getattr(error, "partial", b"") else "closed between requests"] += 1
+            break
+    writer.close()
+    return outcomes
 
 
 async def one_request(server):
