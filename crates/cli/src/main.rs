@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod descriptors;
 mod keys;
 mod logging;
 mod npy;

@@ -5,14 +5,17 @@
 //! serialising large answers happen elsewhere.
 
 mod auth;
+mod body;
 mod config;
 mod cors;
 mod error;
 mod extract;
+mod inflight;
 mod metrics;
 mod middleware;
 mod offload;
 mod openapi;
+mod pace;
 mod respond;
 mod routes;
 pub mod scheduler;
@@ -27,6 +30,6 @@ pub use config::ServerConfig;
 pub use cors::CorsOrigin;
 pub use openapi::openapi_json;
 pub use routes::app;
-pub use serve::serve;
+pub use serve::{ListenError, Listener, Tls, TlsError, serve};
 pub use service::{ModelInfo, Service};
 pub use state::AppState;

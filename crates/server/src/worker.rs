@@ -128,6 +128,12 @@ impl Worker {
         self.shared.lock().scheduler.depth()
     }
 
+    /// Seconds in which what waits now is computed, about; at least 1.
+    pub(crate) fn backlog_seconds(&self) -> u64 {
+        let state = self.shared.lock();
+        state.throughput.seconds_for(state.scheduler.depth().tokens)
+    }
+
     /// Ends the thread after the batch it is computing, a long one after its current layer; what waits is answered with
     /// [`WorkError::Stopped`].
     pub(crate) fn stop(&self) {

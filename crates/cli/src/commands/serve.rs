@@ -6,13 +6,13 @@ use anyhow::{Context, bail};
 use danaus_engine::padding::Store;
 use danaus_engine::{Backend, Padding};
 use danaus_model::Tokenizer;
-use danaus_server::{ModelInfo, ServerConfig, Service};
+use danaus_server::{Listener, ModelInfo, ServerConfig, Service, Tls};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::args::{PaddingWait, ServeArgs, usage_error};
 use crate::keys::api_keys;
-use crate::{padding, setup, signals};
+use crate::{descriptors, padding, setup, signals};
 
 /// The port where neither `--port` nor `$PORT` says otherwise.
 const DEFAULT_PORT: u16 = 8000;
@@ -23,10 +23,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = server_config(&args)?;
     let runtime = tokio::runtime::Runtime::new().context("the async runtime cannot be started")?;
     let outcome = runtime.block_on(async {
-        let listener = listen(&args.host, port).await?;
+        let listener = listen(&args, port).await?;
         let shutdown = shutdown(signals::listen()?);
-        let address = listener.local_addr()?;
-        tracing::info!(%address, "listening: documentation at http://{}/docs", visible(address));
         danaus_server::serve(listener, config, move || load(&args), shutdown).await
     });
     // What still runs at this point (a load that was interrupted, a batch past the shutdown's timeout) is not waited for.
@@ -47,7 +45,29 @@ pub fn port(given: Option<u16>) -> anyhow::Result<u16> {
     }
 }
 
-async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
+/// Opens the port or the socket, and says where.
+async fn listen(args: &ServeArgs, port: u16) -> anyhow::Result<Listener> {
+    #[cfg(unix)]
+    if let Some(path) = &args.listen.uds {
+        let listener = Listener::unix(path).await?;
+        tracing::info!(socket = %path.display(), "listening");
+        return Ok(listener);
+    }
+    let tls = match (&args.listen.tls_cert, &args.listen.tls_key) {
+        (Some(cert), Some(key)) => Some(Tls::from_files(cert, key)?),
+        _ => None,
+    };
+    let listener = bind(&args.host, port).await?;
+    let address = listener.local_addr()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!(%address, "listening: documentation at {scheme}://{}/docs", visible(address));
+    Ok(match tls {
+        Some(tls) => Listener::tls(listener, tls),
+        None => listener.into(),
+    })
+}
+
+async fn bind(host: &str, port: u16) -> anyhow::Result<TcpListener> {
     // An IPv6 address may come as a URL has it.
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     match TcpListener::bind((host, port)).await {
@@ -68,7 +88,6 @@ fn visible(address: std::net::SocketAddr) -> String {
 }
 
 fn server_config(args: &ServeArgs) -> anyhow::Result<ServerConfig> {
-    let defaults = ServerConfig::default();
     Ok(ServerConfig {
         max_batch_tokens: args.limits.max_batch_tokens,
         short_text_tokens: args.limits.short_text_tokens,
@@ -83,10 +102,15 @@ fn server_config(args: &ServeArgs) -> anyhow::Result<ServerConfig> {
         max_inputs: args.limits.max_inputs,
         max_queued_tokens: args.limits.max_queued_tokens,
         // Room for several requests of the largest size.
-        max_queued_texts: defaults.max_queued_texts.max(args.limits.max_inputs.saturating_mul(4)),
+        max_queued_texts: ServerConfig::default()
+            .max_queued_texts
+            .max(args.limits.max_inputs.saturating_mul(4)),
         request_timeout: args.limits.request_timeout,
+        max_connections: descriptors::room_for(args.clients.max_connections),
+        max_inflight_bytes: args.clients.max_inflight_bytes.saturating_mul(1 << 20),
+        read_timeout: args.clients.read_timeout,
+        write_timeout: args.clients.write_timeout,
         shutdown_timeout: args.limits.shutdown_timeout,
-        ..defaults
     })
 }
 

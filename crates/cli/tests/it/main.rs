@@ -13,6 +13,7 @@ mod embed;
 mod fake_hub;
 mod hub;
 mod info;
+mod net;
 mod output;
 mod padding;
 mod serve;
