@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use socket2::SockRef;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -10,6 +11,10 @@ use tokio_rustls::TlsAcceptor;
 use super::Tls;
 #[cfg(unix)]
 use super::unix::UnixSocket;
+
+/// What the system buffers of an answer, at most. It would take megabytes, and say that there is room for more only when a
+/// third of them is gone: a client that reads as slowly as it may would seem to read nothing for minutes.
+const SEND_BUFFER: usize = 256 * 1024;
 
 /// Where a server listens.
 #[derive(Debug)]
@@ -60,14 +65,22 @@ pub enum ListenError {
 
 impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
-        Self(Kind::Tcp(listener, None))
+        Self::tcp(listener, None)
     }
 }
 
 impl Listener {
     /// Serves TLS, and nothing else, on a port.
     pub fn tls(listener: TcpListener, tls: Tls) -> Self {
-        Self(Kind::Tcp(listener, Some(tls)))
+        Self::tcp(listener, Some(tls))
+    }
+
+    fn tcp(listener: TcpListener, tls: Option<Tls>) -> Self {
+        // The connections that it accepts have it from their listener.
+        if let Err(error) = SockRef::from(&listener).set_send_buffer_size(SEND_BUFFER) {
+            tracing::debug!(%error, "cannot set SO_SNDBUF");
+        }
+        Self(Kind::Tcp(listener, tls))
     }
 
     /// Makes a Unix socket, which is removed when the listener is dropped. One that nobody listens on is replaced.

@@ -125,10 +125,10 @@ async fn a_body_that_comes_byte_by_byte_is_cut_off() {
     }
 }
 
-/// A client that takes next to nothing at once.
-async fn slow_reader(running: &Running) -> TcpStream {
+/// A client for which the system buffers next to nothing.
+async fn slow_reader(running: &Running, buffer: u32) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
+    socket.set_recv_buffer_size(buffer).unwrap();
     socket.connect(running.address).await.unwrap()
 }
 
@@ -141,7 +141,7 @@ fn large_request() -> String {
 async fn a_client_that_does_not_read_its_answer_is_cut_off() {
     let config = ServerConfig { write_timeout: 4 * SHORT, max_inputs: 8000, ..ServerConfig::default() };
     let running = start_ready(config, service()).await;
-    let mut slow = slow_reader(&running).await;
+    let mut slow = slow_reader(&running, 4096).await;
     slow.write_all(large_request().as_bytes()).await.unwrap();
     let mut quick = running.connect().await;
     quick.write_all(large_request().replace("host: a", "connection: close").as_bytes()).await.unwrap();
@@ -157,17 +157,18 @@ async fn a_client_that_does_not_read_its_answer_is_cut_off() {
 
 #[tokio::test]
 async fn a_client_that_reads_slowly_but_steadily_gets_its_answer() {
-    let config = ServerConfig { write_timeout: 4 * SHORT, max_inputs: 8000, ..ServerConfig::default() };
+    // A fraction of the time that the answer takes at two megabytes a second.
+    let config = ServerConfig { write_timeout: 10 * SHORT, max_inputs: 8000, ..ServerConfig::default() };
     let running = start_ready(config, service()).await;
-    let mut slow = slow_reader(&running).await;
+    let mut slow = slow_reader(&running, 64 * 1024).await;
     slow.write_all(large_request().replace("host: a", "connection: close").as_bytes()).await.unwrap();
-    let (mut bytes, mut buffer) = (Vec::new(), vec![0; 256 * 1024]);
+    let (mut bytes, mut buffer) = (Vec::new(), vec![0; 20 * 1024]);
     loop {
         let count = bounded(slow.read(&mut buffer)).await.unwrap();
         bytes.extend_from_slice(&buffer[..count]);
         match count {
             0 => break,
-            _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            _ => tokio::time::sleep(SHORT / 10).await,
         }
     }
     assert_eq!(body_of(&String::from_utf8(bytes).unwrap())["count"], json!(8000));
@@ -216,7 +217,7 @@ async fn bytes_in_flight_are_limited_over_all_requests() {
 async fn answers_that_are_not_read_count_until_they_are() {
     let config = ServerConfig { max_inflight_bytes: 100_000, max_inputs: 8000, ..ServerConfig::default() };
     let running = start_ready(config, service()).await;
-    let mut slow = slow_reader(&running).await;
+    let mut slow = slow_reader(&running, 4096).await;
     slow.write_all(large_request().replace("host: a", "connection: close").as_bytes()).await.unwrap();
     until("the answer is there", || async {
         running.exchange(&post_and_close("a")).await.starts_with("HTTP/1.1 429 ")
