@@ -58,6 +58,7 @@ fn at_every_level_requests_are_told_apart_and_no_text_of_theirs_is_logged() {
             let (_, answer) = server.post_with(path, body, &[("x-request-id", &format!("request-{index}"))]);
             assert!(answer.is_object() || answer.is_array(), "{answer}");
         }
+        server.get("/docs/Schmetterling");
         // What no client of ours sends: no JSON, a body that ends early, an API key.
         let head = "POST /embed HTTP/1.1\r\nHost: x\r\nX-Request-Id: raw\r\nConnection: close\r\n\
                     Authorization: Bearer Schmetterling\r\nContent-Type: application/json\r\nContent-Length:";
