@@ -36,12 +36,13 @@ const CLIENT_LEFT: &str = "499";
 pub(crate) async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let id = request_id(&state, request.headers());
     let route: Option<MatchedPath> = request.extensions().get().cloned();
-    let trace = state.config().traces.begin(&request, route.as_ref().map(MatchedPath::as_str));
+    let method = method_label(request.method());
+    let trace = state.config().traces.begin(&request, (method, route.as_ref().map(MatchedPath::as_str)));
     let trace_id = trace.as_ref().and_then(RequestTrace::id);
     // Of the highest level, so that no line about the request is without its id, whatever is logged.
     let span = tracing::error_span!("request", id = id.to_str().unwrap_or_default(), trace_id);
     let mut record = Record {
-        method: method_label(request.method()),
+        method,
         route,
         id: id.clone(),
         trace: trace.clone(),
@@ -149,6 +150,9 @@ fn request_id(state: &AppState, headers: &HeaderMap) -> HeaderValue {
     })
 }
 
+/// What unknown methods are called.
+pub(crate) const UNKNOWN_METHOD: &str = "other";
+
 /// Unknown methods share a label: a client must not be able to make new time series.
 fn method_label(method: &Method) -> &'static str {
     match *method {
@@ -159,7 +163,7 @@ fn method_label(method: &Method) -> &'static str {
         Method::PUT => "PUT",
         Method::PATCH => "PATCH",
         Method::DELETE => "DELETE",
-        _ => "other",
+        _ => UNKNOWN_METHOD,
     }
 }
 
