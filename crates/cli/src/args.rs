@@ -32,7 +32,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve embeddings over HTTP
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Embed the rows of files, or of standard input
     Embed(EmbedArgs),
     /// Write a checkpoint with synthetic weights

@@ -92,7 +92,7 @@ impl Tls {
                 expected: CERTIFICATE,
             });
         }
-        let private = read("key", key, KEY, |bytes| PrivateKeyDer::from_pem_slice(bytes))?;
+        let private = read("key", key, KEY, PrivateKeyDer::from_pem_slice)?;
         let unusable = |error| TlsError::Unusable { cert: cert.to_owned(), key: key.to_owned(), error };
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
