@@ -43,7 +43,8 @@ pub struct ClientArgs {
     /// Most memory for requests' bodies until they are answered, and for answers until they are sent, in MiB; requests that
     /// would pass it are refused with 429
     ///
-    /// A request that is alone is always taken, if it is no larger than --max-body.
+    /// A request that is alone is always taken, if it is no larger than --max-body. Resident memory is about twice as much; the README
+    /// says how it follows from the limits.
     #[arg(long, env = "DANAUS_MAX_INFLIGHT_BYTES", default_value_t = 128, value_name = "MIB", value_parser = at_least_one)]
     pub max_inflight_bytes: usize,
     /// Seconds of silence after which a client that has a request, or a TLS handshake, to send is cut off, and a connection
