@@ -1,5 +1,7 @@
 //! The command line, as typed. Every option can also be given as an environment variable.
 
+mod net;
+
 use std::path::PathBuf;
 
 use clap::builder::{BoolishValueParser, Resettable};
@@ -10,6 +12,7 @@ use danaus_model::{DEFAULT_MODEL, ModelSource};
 use danaus_server::CorsOrigin;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+pub use self::net::{ClientArgs, HealthArgs, ListenArgs};
 use crate::keys::Key;
 
 /// Text embeddings from M2-BERT, the long-context retrieval model (up to 32,768 tokens), over HTTP and on the command
@@ -29,7 +32,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve embeddings over HTTP
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Embed the rows of files, or of standard input
     Embed(EmbedArgs),
     /// Write a checkpoint with synthetic weights
@@ -152,6 +155,8 @@ pub struct ServeArgs {
     #[arg(long, short, env = "DANAUS_PORT", value_name = "PORT")]
     pub port: Option<u16>,
     #[command(flatten)]
+    pub listen: ListenArgs,
+    #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
     pub compute: ComputeArgs,
@@ -174,6 +179,8 @@ pub struct ServeArgs {
     pub limits: LimitArgs,
     #[command(flatten)]
     pub traces: TraceArgs,
+    #[command(flatten)]
+    pub clients: ClientArgs,
 }
 
 /// Who watches.
@@ -401,13 +408,6 @@ pub struct BenchArgs {
     pub revision: Option<String>,
     #[command(flatten)]
     pub compute: ComputeArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct HealthArgs {
-    /// Port that the server listens on [default: $PORT, else 8000]
-    #[arg(long, short, env = "DANAUS_PORT", value_name = "PORT")]
-    pub port: Option<u16>,
 }
 
 /// The command line and the environment; leaves the process where they make no sense, or ask for help.

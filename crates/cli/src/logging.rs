@@ -28,9 +28,10 @@ pub fn start(args: &LoggingArgs) {
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
 }
 
-/// Keeps what goes over the wire to the hub out of the log, at the level `trace` too: an access token is in it.
+/// Keeps what libraries handle out of the log, at the level `trace` too: the hub's access token is in what goes over the wire, and
+/// `tokenizers` spells out texts.
 fn is_no_dump(metadata: &Metadata<'_>) -> bool {
-    *metadata.level() != Level::TRACE || !metadata.target().starts_with("ureq")
+    *metadata.level() != Level::TRACE || metadata.target().starts_with("danaus")
 }
 
 /// Says why the process ends.

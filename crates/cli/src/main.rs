@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod descriptors;
 mod keys;
 mod logging;
 mod npy;
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
     let cli = args::parse();
     logging::start(&cli.logging);
     let outcome = match cli.command {
-        Command::Serve(args) => commands::serve::run(args),
+        Command::Serve(args) => commands::serve::run(*args),
         Command::Embed(args) => commands::embed::run(args),
         Command::Synth(args) => commands::synth::run(args),
         Command::Prepare(args) => commands::prepare::run(args),

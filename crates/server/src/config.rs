@@ -45,8 +45,16 @@ pub struct ServerConfig {
     pub cache_bytes: usize,
     /// Longest time between a request's arrival and its vectors; 504 after that. `None`: as long as it takes.
     pub request_timeout: Option<Duration>,
-    /// Longest silence of a client that is sending a request's head or body; 408 after that.
+    /// Most connections that are served at once; those on top are answered with 503 and closed.
+    pub max_connections: usize,
+    /// Most bytes of requests and answers that are held, over all requests; a request that comes on top is refused with 429,
+    /// unless it is alone.
+    pub max_inflight_bytes: usize,
+    /// Longest silence of a client that is sending a request's head or body (408 after that), that has none to send, or whose
+    /// TLS handshake is not over.
     pub read_timeout: Duration,
+    /// Longest time in which a client takes nothing of its answer; its connection is closed after that.
+    pub write_timeout: Duration,
     /// Longest time that a shutdown waits for requests in flight.
     pub shutdown_timeout: Duration,
     /// Where spans of requests go.
@@ -73,7 +81,11 @@ impl Default for ServerConfig {
             max_queue_time: Some(Duration::from_secs(60)),
             cache_bytes: 0,
             request_timeout: None,
+            max_connections: 4096,
+            // Four bodies of the largest size.
+            max_inflight_bytes: 128 * 1024 * 1024,
             read_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(30),
             traces: Traces::default(),
         }

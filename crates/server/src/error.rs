@@ -19,6 +19,7 @@ pub(crate) enum ErrorKind {
     MalformedJson,
     EmptyList,
     TokenIds,
+    PlainHttp,
     Unauthorized,
     UnknownRoute,
     UnknownModel,
@@ -34,13 +35,16 @@ pub(crate) enum ErrorKind {
     Loading,
     Preparing,
     ShuttingDown,
+    TooManyConnections,
     DeadlineExceeded,
 }
 
 impl ErrorKind {
     const fn status(self) -> StatusCode {
         match self {
-            Self::MalformedJson | Self::EmptyList | Self::TokenIds => StatusCode::BAD_REQUEST,
+            Self::MalformedJson | Self::EmptyList | Self::TokenIds | Self::PlainHttp => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::UnknownRoute | Self::UnknownModel => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -50,7 +54,9 @@ impl ErrorKind {
             Self::InvalidField | Self::TextTooLong => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Loading | Self::Preparing | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Loading | Self::Preparing | Self::ShuttingDown | Self::TooManyConnections => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -60,6 +66,7 @@ impl ErrorKind {
             Self::MalformedJson => "malformed_json",
             Self::EmptyList => "empty_list",
             Self::TokenIds => "token_ids_not_accepted",
+            Self::PlainHttp => "tls_required",
             Self::Unauthorized => "invalid_api_key",
             Self::UnknownRoute => "unknown_route",
             Self::UnknownModel => "model_not_found",
@@ -75,6 +82,7 @@ impl ErrorKind {
             Self::Loading => "model_loading",
             Self::Preparing => "padding_preparing",
             Self::ShuttingDown => "shutting_down",
+            Self::TooManyConnections => "too_many_connections",
             Self::DeadlineExceeded => "deadline_exceeded",
         }
     }
@@ -133,12 +141,24 @@ impl ApiError {
         .retry_after(5)
     }
 
+    pub(crate) fn too_many_connections(open: usize, limit: usize) -> Self {
+        let message = format!(
+            "{open} connections are open, and the limit is {limit}: close or share some, or try again shortly"
+        );
+        Self::new(ErrorKind::TooManyConnections, message).retry_after(1)
+    }
+
     /// For what is our fault; the cause belongs in the log, not in the response.
     pub(crate) fn internal() -> Self {
         Self::new(
             ErrorKind::Internal,
             "Internal error while computing this request; the server's log has the cause under this response's X-Request-Id",
         )
+    }
+
+    /// Whether the request was refused for its size, rather than broken by its client.
+    pub(crate) fn is_a_refusal(&self) -> bool {
+        matches!(self.kind, ErrorKind::BodyTooLarge | ErrorKind::Overloaded)
     }
 
     /// The headers that say when to try again.
@@ -159,7 +179,10 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         headers.extend(self.retry_headers());
         match self.kind {
-            ErrorKind::ShuttingDown | ErrorKind::RequestTimeout => {
+            ErrorKind::ShuttingDown
+            | ErrorKind::RequestTimeout
+            | ErrorKind::TooManyConnections
+            | ErrorKind::PlainHttp => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             ErrorKind::Unauthorized => {

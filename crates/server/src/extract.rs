@@ -1,14 +1,12 @@
 //! Request bodies as typed values, and every way in which they can be wrong.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
-use http_body_util::BodyExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 
@@ -17,10 +15,6 @@ use crate::metrics::Stage;
 use crate::service::Ready;
 use crate::state::AppState;
 use crate::types::{Object, TextList};
-
-/// How much of a body over the limit is read and thrown away, in multiples of the limit: most clients read no answer
-/// before they have sent everything, and would see a broken connection instead of the 413.
-const DISCARD_LIMITS: usize = 4;
 
 /// The loaded model; 503 where there is none (yet). Comes before [`JsonBody`], so that no body is read in vain.
 pub(crate) struct Model(pub(crate) Arc<Ready>);
@@ -60,11 +54,10 @@ impl<T: FromJson> FromRequest<AppState> for JsonBody<T> {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let (head, body) = request.into_parts();
         check_content_type(&head.headers)?;
-        let config = state.config();
-        let reader = BodyReader { limit: config.max_body_bytes, silence: config.read_timeout };
+        let held = head.extensions.get().cloned().unwrap_or_else(|| state.inflight().hold());
         let started = Instant::now();
         let read = async {
-            let bytes = reader.read(body, &head.headers).await?;
+            let bytes = state.body_reader().read(body, &head.headers, &held).await?;
             state.offload().quick(bytes.len(), move || T::from_json(&bytes)).await?
         };
         let value = read.await;
@@ -89,78 +82,6 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
         Ok(())
     } else {
         refuse(format!("Unsupported Content-Type {value:?}: expected application/json"))
-    }
-}
-
-/// How a request's body is read.
-struct BodyReader {
-    /// Most bytes.
-    limit: usize,
-    /// Longest time without any.
-    silence: Duration,
-}
-
-impl BodyReader {
-    async fn read(&self, mut body: Body, headers: &HeaderMap) -> Result<Bytes, ApiError> {
-        let declared: Option<usize> = headers
-            .get(CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.parse().ok());
-        if declared.is_some_and(|size| size > self.limit) && headers.contains_key(EXPECT) {
-            // The client waits for our word before it sends the body: there is nothing to discard.
-            return Err(self.too_large(declared));
-        }
-        let mut bytes = Vec::with_capacity(declared.unwrap_or(0).min(self.limit));
-        while let Some(chunk) = self.next_chunk(&mut body).await? {
-            if chunk.len() > self.limit - bytes.len() {
-                drop(bytes);
-                self.discard(body).await;
-                return Err(self.too_large(declared));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes.into())
-    }
-
-    async fn next_chunk(&self, body: &mut Body) -> Result<Option<Bytes>, ApiError> {
-        loop {
-            let Ok(frame) = tokio::time::timeout(self.silence, body.frame()).await else {
-                let message =
-                    format!("No data for {} s: send the whole request body", self.silence.as_secs_f64());
-                return Err(ApiError::new(ErrorKind::RequestTimeout, message));
-            };
-            match frame {
-                None => return Ok(None),
-                Some(Err(error)) => {
-                    let message = format!("The request body ended early: {error}");
-                    return Err(ApiError::new(ErrorKind::MalformedJson, message));
-                }
-                Some(Ok(frame)) => {
-                    if let Ok(chunk) = frame.into_data() {
-                        return Ok(Some(chunk));
-                    }
-                }
-            }
-        }
-    }
-
-    async fn discard(&self, mut body: Body) {
-        let mut left = self.limit.saturating_mul(DISCARD_LIMITS);
-        while let Ok(Some(chunk)) = self.next_chunk(&mut body).await {
-            left = left.saturating_sub(chunk.len());
-            if left == 0 {
-                return;
-            }
-        }
-    }
-
-    fn too_large(&self, declared: Option<usize>) -> ApiError {
-        let size = declared.map_or_else(|| format!("more than {}", self.limit), |size| size.to_string());
-        let message = format!(
-            "The request body has {size} bytes, over the limit of {} bytes: send fewer or shorter texts",
-            self.limit
-        );
-        ApiError::new(ErrorKind::BodyTooLarge, message)
     }
 }
 

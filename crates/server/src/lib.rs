@@ -5,15 +5,18 @@
 //! serialising large answers happen elsewhere.
 
 mod auth;
+mod body;
 mod cache;
 mod config;
 mod cors;
 mod error;
 mod extract;
+mod inflight;
 mod metrics;
 mod middleware;
 mod offload;
 mod openapi;
+mod pace;
 mod respond;
 mod routes;
 pub mod scheduler;
@@ -30,7 +33,7 @@ pub use config::ServerConfig;
 pub use cors::CorsOrigin;
 pub use openapi::openapi_json;
 pub use routes::app;
-pub use serve::serve;
+pub use serve::{ListenError, Listener, Tls, TlsError, serve};
 pub use service::{ModelInfo, Service};
 pub use state::AppState;
 pub use traces::Traces;

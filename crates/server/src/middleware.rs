@@ -1,7 +1,9 @@
 //! What happens around every request: id, log line, measurements, and the refusal during a shutdown.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::body::{Body, to_bytes};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::CONNECTION;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -11,7 +13,8 @@ use tracing::{Instrument, Span};
 
 use crate::error::{ApiError, ErrorKind};
 use crate::metrics::{InFlight, RequestLabels};
-use crate::routes::HEALTH;
+use crate::pace::Pace;
+use crate::routes::{HEALTH, METRICS};
 use crate::state::AppState;
 use crate::traces::{self, RequestTrace};
 
@@ -23,6 +26,9 @@ pub(crate) const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-reques
 /// A client's id longer than this is replaced, so that it cannot fill the log.
 const LONGEST_REQUEST_ID: usize = 128;
 
+/// How long the body of a request that is refused with its connection is waited for.
+const REFUSED_BODY_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What nginx logs for a client that left before the answer.
 const CLIENT_LEFT: &str = "499";
 
@@ -30,12 +36,13 @@ const CLIENT_LEFT: &str = "499";
 pub(crate) async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let id = request_id(&state, request.headers());
     let route: Option<MatchedPath> = request.extensions().get().cloned();
-    let trace = state.config().traces.begin(&request, route.as_ref().map(MatchedPath::as_str));
+    let method = method_label(request.method());
+    let trace = state.config().traces.begin(&request, (method, route.as_ref().map(MatchedPath::as_str)));
     let trace_id = trace.as_ref().and_then(RequestTrace::id);
     // Of the highest level, so that no line about the request is without its id, whatever is logged.
     let span = tracing::error_span!("request", id = id.to_str().unwrap_or_default(), trace_id);
     let mut record = Record {
-        method: method_label(request.method()),
+        method,
         route,
         id: id.clone(),
         trace: trace.clone(),
@@ -66,6 +73,46 @@ pub(crate) async fn refuse_in_shutdown(
         return ApiError::shutting_down().into_response();
     }
     let mut response = next.run(request).await;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Counts what the request and its answer hold, until the answer is sent.
+pub(crate) async fn hold(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let held = state.inflight().hold();
+    request.extensions_mut().insert(Arc::clone(&held));
+    let (head, body) = next.run(request).await.into_parts();
+    // Answers are made whole: there is nothing to wait for, and nothing that can fail.
+    let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let body = if body.is_empty() { Body::empty() } else { Body::from(held.until_sent(body)) };
+    Response::from_parts(head, body)
+}
+
+/// Why every request on a connection is refused.
+#[derive(Clone)]
+pub(crate) struct Refusal {
+    pub(crate) error: ApiError,
+    /// Whether [`HEALTH`] and [`METRICS`] answer nevertheless: a server with many clients is neither dead nor blind.
+    pub(crate) but_status: bool,
+}
+
+/// Refuses the requests of a connection that cannot be served, and asks for its end.
+pub(crate) async fn refuse(
+    State((state, refusal)): State<(AppState, Refusal)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut response = if refusal.but_status && [HEALTH, METRICS].contains(&request.uri().path()) {
+        next.run(request).await
+    } else {
+        let (head, body) = request.into_parts();
+        let mut pace = Pace::new(REFUSED_BODY_PATIENCE);
+        let reader = state.body_reader();
+        let discarded = reader.discard(body, &head.headers, &mut pace);
+        // Cut off while its client still sends, the connection might break before the answer is read.
+        let _ = tokio::time::timeout(REFUSED_BODY_PATIENCE, discarded).await;
+        refusal.error.into_response()
+    };
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
@@ -103,6 +150,9 @@ fn request_id(state: &AppState, headers: &HeaderMap) -> HeaderValue {
     })
 }
 
+/// What unknown methods are called.
+pub(crate) const UNKNOWN_METHOD: &str = "other";
+
 /// Unknown methods share a label: a client must not be able to make new time series.
 fn method_label(method: &Method) -> &'static str {
     match *method {
@@ -113,7 +163,7 @@ fn method_label(method: &Method) -> &'static str {
         Method::PUT => "PUT",
         Method::PATCH => "PATCH",
         Method::DELETE => "DELETE",
-        _ => "other",
+        _ => UNKNOWN_METHOD,
     }
 }
 

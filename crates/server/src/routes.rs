@@ -20,6 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::error::{ApiError, ErrorKind};
+use crate::middleware::Refusal;
 use crate::openapi::Base;
 use crate::service::NamedTexts;
 use crate::state::AppState;
@@ -36,15 +37,31 @@ const SHOWN_PATH: usize = 200;
 
 /// The application: every route, with what happens around it.
 pub fn app(state: AppState) -> Router {
+    finish(state.clone(), routes(state))
+}
+
+/// The application for connections whose requests are refused.
+pub(crate) fn refusing(state: AppState, refusal: Refusal) -> Router {
+    let refuse = from_fn_with_state((state.clone(), refusal), middleware::refuse);
+    finish(state.clone(), routes(state).layer(refuse))
+}
+
+fn routes(state: AppState) -> Router<AppState> {
     let (routes, _) = documented().split_for_parts();
-    let routes = routes
+    routes
+        .layer(from_fn(middleware::keep_deadline))
+        .layer(from_fn_with_state(state.clone(), middleware::hold))
+        // Files of the binary, which hold no memory.
         .route("/docs/", axum::routing::get(docs::page))
         .route("/docs/{*file}", axum::routing::get(docs::file))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn(middleware::keep_deadline))
         .layer(from_fn_with_state(state.clone(), auth::authorise))
-        .layer(from_fn_with_state(state.clone(), middleware::refuse_in_shutdown));
+        .layer(from_fn_with_state(state, middleware::refuse_in_shutdown))
+}
+
+/// Puts around routes what every answer needs, errors included.
+fn finish(state: AppState, routes: Router<AppState>) -> Router {
     let routes = match cors::layer(&state.config().cors_origins) {
         Some(cors) => routes.layer(cors),
         None => routes,

@@ -1,29 +1,26 @@
 //! Listening: connections, loading in the background, shutdown.
 
+mod connections;
+mod listener;
+mod paced;
+mod tls;
+#[cfg(unix)]
+mod unix;
+
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
+use self::connections::Connections;
+pub use self::listener::{ListenError, Listener};
+pub use self::tls::{Tls, TlsError};
 use crate::config::ServerConfig;
-use crate::routes::app;
 use crate::service::Service;
 use crate::state::AppState;
 use crate::worker::panic_message;
-
-/// Pause after a connection could not be accepted, which is mostly for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-
-/// Most connections that are accepted after the signal to shut down: more than the system keeps waiting.
-const LAST_CONNECTIONS: usize = 4096;
 
 /// How long a connection that may have sent something already is not taken for an idle one when the server shuts down.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -38,14 +35,14 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 /// # Errors
 /// The error of `load`, as soon as it fails; or the operating system's, where it does not give us a thread.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     config: ServerConfig,
     load: impl FnOnce() -> anyhow::Result<Service> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let (read_timeout, shutdown_timeout) = (config.read_timeout, config.shutdown_timeout);
+    let (listener, shutdown_timeout) = (listener.into(), config.shutdown_timeout);
     let state = AppState::new(config);
-    let connections = Connections { app: app(state.clone()), read_timeout, open: GracefulShutdown::new() };
+    let connections = Connections::new(&state);
     let loading = start_loading(load)?;
     let outcome = tokio::select! {
         () = shutdown => Ok(()),
@@ -54,12 +51,13 @@ pub async fn serve(
     };
     state.begin_shutdown();
     connections.accept_last_of(listener);
-    tracing::info!(connections = connections.open.count(), "shutting down");
+    tracing::info!(connections = connections.count(), "shutting down");
+    let connections = connections.begin_shutdown();
     let finished = async {
         // Connections stay open meanwhile, so that a request on one of them gets its 503.
         tokio::time::sleep(LAST_WORDS.min(shutdown_timeout / 2)).await;
         state.all_answered().await;
-        connections.open.shutdown().await;
+        connections.shutdown().await;
     };
     if tokio::time::timeout(shutdown_timeout, finished).await.is_err() {
         tracing::warn!(
@@ -100,64 +98,4 @@ async fn failed_load(loading: Loaded, state: &AppState) -> anyhow::Error {
         Ok(()) => std::future::pending().await,
         Err(error) => anyhow::Error::new(error).context("cannot start the worker thread"),
     }
-}
-
-/// Open connections and what they talk to.
-struct Connections {
-    app: Router,
-    read_timeout: Duration,
-    open: GracefulShutdown,
-}
-
-impl Connections {
-    /// Accepts connections for ever.
-    async fn accept_from(&self, listener: &TcpListener) {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => self.spawn(stream),
-                // The client was gone before we came to it: nothing to tell.
-                Err(error) if is_about_one_connection(&error) => {}
-                Err(error) => {
-                    tracing::error!(%error, "cannot accept connections; trying again");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    /// Accepts who has connected already, and closes the port. Closed without that, it would reset them.
-    fn accept_last_of(&self, listener: TcpListener) {
-        // The runtime might not know of the latest yet: the system is asked, which does not block.
-        let Ok(listener) = listener.into_std() else { return };
-        for (stream, _) in (0..LAST_CONNECTIONS).map_while(|_| listener.accept().ok()) {
-            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-                self.spawn(stream);
-            }
-        }
-    }
-
-    fn spawn(&self, stream: TcpStream) {
-        // Answers are written whole: waiting to fill packets would only delay their last part.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.read_timeout)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.app.clone()));
-        let connection = self.open.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended with an error");
-            }
-        });
-    }
-}
-
-fn is_about_one_connection(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionRefused | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset
-    )
 }

@@ -241,6 +241,11 @@ impl Ready {
         self.worker.cached()
     }
 
+    /// Seconds in which what waits now is computed, about; at least 1.
+    pub(crate) fn backlog_seconds(&self) -> u64 {
+        self.worker.backlog_seconds()
+    }
+
     /// Ends the worker thread; requests that still wait are answered with 503.
     pub(crate) fn stop(&self) {
         self.worker.stop();

@@ -9,8 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+use crate::body::BodyReader;
 use crate::cache::CacheSize;
 use crate::config::ServerConfig;
+use crate::inflight::Inflight;
 use crate::metrics::{Metrics, Waiting};
 use crate::offload::Offload;
 use crate::service::{Ready, Service};
@@ -25,6 +27,7 @@ struct Inner {
     config: ServerConfig,
     metrics: Metrics,
     offload: Offload,
+    inflight: Arc<Inflight>,
     ready: OnceLock<Arc<Ready>>,
     shutting_down: AtomicBool,
     /// Every request that was let in holds a receiver.
@@ -37,6 +40,7 @@ impl AppState {
     /// A server whose model is still loading.
     pub fn new(config: ServerConfig) -> Self {
         Self(Arc::new(Inner {
+            inflight: Inflight::new(config.max_inflight_bytes),
             config,
             metrics: Metrics::new(),
             offload: Offload::new(),
@@ -113,6 +117,20 @@ impl AppState {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    pub(crate) fn inflight(&self) -> &Arc<Inflight> {
+        &self.0.inflight
+    }
+
+    /// How bodies are read now.
+    pub(crate) fn body_reader(&self) -> BodyReader {
+        let config = self.config();
+        BodyReader {
+            limit: config.max_body_bytes,
+            patience: config.read_timeout,
+            retry_after: self.0.ready.get().map_or(1, |ready| ready.backlog_seconds()),
+        }
     }
 
     pub(crate) fn offload(&self) -> &Offload {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::Request;
-use axum::http::{HeaderValue, Method, StatusCode, Version};
+use axum::http::{HeaderValue, StatusCode, Version};
 use opentelemetry::global::{BoxedTracer, ObjectSafeTracer};
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{Span, SpanBuilder, SpanKind, Status, TraceContextExt, Tracer};
@@ -18,6 +18,7 @@ use opentelemetry_http::HeaderExtractor;
 
 use crate::error::ErrorKind;
 use crate::metrics::Stage;
+use crate::middleware::UNKNOWN_METHOD;
 use crate::routes::{HEALTH, METRICS};
 
 /// Where spans of requests go: nowhere by default.
@@ -44,16 +45,21 @@ impl Traces {
         Self(Some(Arc::new(Sink { tracer, propagator })))
     }
 
-    /// Begins the trace of a request to `route`; none of health checks and scrapes, which would be most of them.
-    pub(crate) fn begin(&self, request: &Request, route: Option<&str>) -> Option<RequestTrace> {
+    /// Begins the trace of a request, with its method and route as metrics call them; none of health checks and scrapes, which
+    /// would be most of them.
+    pub(crate) fn begin(
+        &self,
+        request: &Request,
+        labels: (&'static str, Option<&str>),
+    ) -> Option<RequestTrace> {
         let sink = self.0.as_ref()?;
-        if matches!(route, Some(HEALTH | METRICS)) {
+        if matches!(labels.1, Some(HEALTH | METRICS)) {
             return None;
         }
         let parent =
             sink.propagator.extract_with_context(&Context::new(), &HeaderExtractor(request.headers()));
         let (started, at) = (Instant::now(), SystemTime::now());
-        let builder = request_span(request, route).with_start_time(at);
+        let builder = request_span(request, labels).with_start_time(at);
         let span = sink.tracer.build_with_context(builder, &parent);
         Some(RequestTrace { sink: Arc::clone(sink), context: parent.with_span(span), started, at })
     }
@@ -116,35 +122,24 @@ impl RequestTrace {
     }
 }
 
-fn request_span(request: &Request, route: Option<&str>) -> SpanBuilder {
-    let known = [
-        Method::GET,
-        Method::POST,
-        Method::HEAD,
-        Method::OPTIONS,
-        Method::PUT,
-        Method::PATCH,
-        Method::DELETE,
-    ];
-    let method = known.iter().find(|method| *method == request.method()).map_or("_OTHER", Method::as_str);
-    let mut attributes = vec![KeyValue::new("http.request.method", method.to_owned())];
-    if let Some(version) = match request.version() {
-        Version::HTTP_10 => Some("1.0"),
-        Version::HTTP_11 => Some("1.1"),
-        Version::HTTP_2 => Some("2"),
-        _ => None,
-    } {
-        attributes.push(KeyValue::new("network.protocol.version", version));
-    }
-    let name = match (method, route) {
-        ("_OTHER", Some(route)) => format!("HTTP {route}"),
-        ("_OTHER", None) => "HTTP".to_owned(),
-        (method, Some(route)) => format!("{method} {route}"),
-        (method, None) => method.to_owned(),
+fn request_span(request: &Request, labels: (&'static str, Option<&str>)) -> SpanBuilder {
+    // The convention's names for a method that is none.
+    let (verb, method) = match labels.0 {
+        UNKNOWN_METHOD => ("HTTP", "_OTHER"),
+        method => (method, method),
     };
-    if let Some(route) = route {
+    let name = labels.1.map_or_else(|| verb.to_owned(), |route| format!("{verb} {route}"));
+    let mut attributes = vec![KeyValue::new("http.request.method", method)];
+    match request.version() {
+        Version::HTTP_10 => attributes.push(KeyValue::new("network.protocol.version", "1.0")),
+        Version::HTTP_11 => attributes.push(KeyValue::new("network.protocol.version", "1.1")),
+        _ => {}
+    }
+    if let Some(route) = labels.1 {
         attributes.push(KeyValue::new("http.route", route.to_owned()));
-        attributes.push(KeyValue::new("url.path", request.uri().path().to_owned()));
+        if route == request.uri().path() {
+            attributes.push(KeyValue::new("url.path", route.to_owned()));
+        }
     }
     SpanBuilder::from_name(name).with_kind(SpanKind::Server).with_attributes(attributes)
 }

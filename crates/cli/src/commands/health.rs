@@ -3,22 +3,79 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use ureq::tls::TlsConfig;
 
 use super::serve::port;
 use crate::args::HealthArgs;
 use crate::stdout;
 
+/// How long the server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An answer: its status and its body.
+type Answer = (u16, String);
+
 /// Succeeds where a server on this machine says that it is ready.
 pub fn run(args: HealthArgs) -> anyhow::Result<()> {
-    let url = format!("http://127.0.0.1:{}/health", port(args.port)?);
-    // No proxy of the environment may stand between two processes of one machine.
-    let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).proxy(None);
-    let agent: ureq::Agent = config.http_status_as_error(false).build().into();
-    let mut response = agent.get(&url).call().with_context(|| format!("no server answers at {url}"))?;
-    let body =
-        response.body_mut().read_to_string().with_context(|| format!("{url} does not answer in full"))?;
-    if !response.status().is_success() {
-        bail!("{url} answers {}: {body}", response.status());
+    #[cfg(unix)]
+    if let Some(path) = &args.uds {
+        let place = format!("the socket {path:?}");
+        return judge(unix::get(path, "/health"), &place);
+    }
+    let scheme = if args.tls || args.tls_cert.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://127.0.0.1:{}/health", port(args.port)?);
+    judge(get(&url), &url)
+}
+
+fn judge(answer: anyhow::Result<Answer>, place: &str) -> anyhow::Result<()> {
+    let (status, body) = answer.with_context(|| format!("no server answers at {place}"))?;
+    if !(200..300).contains(&status) {
+        bail!("{place} answers {status}: {body}");
     }
     stdout::print(body)
+}
+
+fn get(url: &str) -> anyhow::Result<Answer> {
+    // The certificate names whoever the server's clients ask for, not this machine's own address.
+    let tls = TlsConfig::builder().disable_verification(true).build();
+    // No proxy of the environment may stand between two processes of one machine.
+    let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).proxy(None).tls_config(tls);
+    let agent: ureq::Agent = config.http_status_as_error(false).build().into();
+    let mut response = agent.get(url).call()?;
+    let body = response.body_mut().read_to_string().context("the answer does not come in full")?;
+    Ok((response.status().as_u16(), body))
+}
+
+/// A request to a Unix socket, which `ureq` does not know.
+#[cfg(unix)]
+mod unix {
+    use std::path::Path;
+
+    use anyhow::Context;
+    use http_body_util::{BodyExt, Empty};
+    use hyper::Request;
+    use hyper::body::Bytes;
+    use hyper::client::conn::http1;
+    use hyper_util::rt::TokioIo;
+    use tokio::net::UnixStream;
+
+    use super::{Answer, PATIENCE};
+
+    pub(super) fn get(path: &Path, route: &str) -> anyhow::Result<Answer> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let answer = async { tokio::time::timeout(PATIENCE, ask(path, route)).await };
+        runtime.block_on(answer).context("it takes too long")?
+    }
+
+    async fn ask(path: &Path, route: &str) -> anyhow::Result<Answer> {
+        let stream = UnixStream::connect(path).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // Its errors are those of the request.
+        tokio::spawn(connection);
+        let request = Request::get(route).header("host", "localhost").body(Empty::<Bytes>::new())?;
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.context("the answer does not come in full")?;
+        Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+    }
 }

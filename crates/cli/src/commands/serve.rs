@@ -6,13 +6,13 @@ use anyhow::{Context, bail};
 use danaus_engine::padding::Store;
 use danaus_engine::{Backend, Padding};
 use danaus_model::Tokenizer;
-use danaus_server::{ModelInfo, ServerConfig, Service};
+use danaus_server::{Listener, ModelInfo, ServerConfig, Service, Tls};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::args::{PaddingWait, ServeArgs, usage_error};
 use crate::keys::api_keys;
-use crate::{padding, setup, signals, traces};
+use crate::{descriptors, padding, setup, signals, traces};
 
 /// The port where neither `--port` nor `$PORT` says otherwise.
 const DEFAULT_PORT: u16 = 8000;
@@ -25,10 +25,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = ServerConfig { traces, ..config };
     let runtime = tokio::runtime::Runtime::new().context("the async runtime cannot be started")?;
     let outcome = runtime.block_on(async {
-        let listener = listen(&args.host, port).await?;
+        let listener = listen(&args, port).await?;
         let shutdown = shutdown(signals::listen()?);
-        let address = listener.local_addr()?;
-        tracing::info!(%address, "listening: documentation at http://{}/docs", visible(address));
         danaus_server::serve(listener, config, move || load(&args), shutdown).await
     });
     export.finish();
@@ -50,7 +48,29 @@ pub fn port(given: Option<u16>) -> anyhow::Result<u16> {
     }
 }
 
-async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
+/// Opens the port or the socket, and says where.
+async fn listen(args: &ServeArgs, port: u16) -> anyhow::Result<Listener> {
+    #[cfg(unix)]
+    if let Some(path) = &args.listen.uds {
+        let listener = Listener::unix(path).await?;
+        tracing::info!(socket = %path.display(), "listening");
+        return Ok(listener);
+    }
+    let tls = match (&args.listen.tls_cert, &args.listen.tls_key) {
+        (Some(cert), Some(key)) => Some(Tls::from_files(cert, key)?),
+        _ => None,
+    };
+    let listener = bind(&args.host, port).await?;
+    let address = listener.local_addr()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!(%address, "listening: documentation at {scheme}://{}/docs", visible(address));
+    Ok(match tls {
+        Some(tls) => Listener::tls(listener, tls),
+        None => listener.into(),
+    })
+}
+
+async fn bind(host: &str, port: u16) -> anyhow::Result<TcpListener> {
     // An IPv6 address may come as a URL has it.
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     match TcpListener::bind((host, port)).await {
@@ -90,6 +110,10 @@ fn server_config(args: &ServeArgs) -> anyhow::Result<ServerConfig> {
         max_queue_time: (!args.limits.max_queue_seconds.is_zero()).then_some(args.limits.max_queue_seconds),
         cache_bytes: args.limits.cache_size,
         request_timeout: args.limits.request_timeout,
+        max_connections: descriptors::room_for(args.clients.max_connections),
+        max_inflight_bytes: args.clients.max_inflight_bytes.saturating_mul(1 << 20),
+        read_timeout: args.clients.read_timeout,
+        write_timeout: args.clients.write_timeout,
         shutdown_timeout: args.limits.shutdown_timeout,
         ..defaults
     })

@@ -15,6 +15,7 @@ mod fake_hub;
 mod hub;
 mod info;
 mod logs;
+mod net;
 mod output;
 mod padding;
 mod serve;

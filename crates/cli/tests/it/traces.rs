@@ -89,14 +89,20 @@ fn errors_are_marked_and_nothing_that_clients_send_is_in_a_span() {
     server.post(&format!("/tokenize?{SECRET}"), &json!({"inputs": SECRET, SECRET: SECRET}));
     server.post("/v1/embeddings", &json!({"input": SECRET, "model": SECRET, "dimensions": SECRET}));
     server.post("/embed/batch", &json!({SECRET: SECRET}));
+    server.get(&format!("/docs/{SECRET}"));
     server.get("/health");
     let (requests, _) = finished(server, &collector);
     let names: BTreeSet<&str> = requests.keys().map(String::as_str).collect();
     // Health checks are left out.
-    assert_eq!(
-        names,
-        ["POST", "POST /embed", "POST /embed/batch", "POST /tokenize", "POST /v1/embeddings"].into()
-    );
+    let expected = [
+        "GET /docs/{*file}",
+        "POST",
+        "POST /embed",
+        "POST /embed/batch",
+        "POST /tokenize",
+        "POST /v1/embeddings",
+    ];
+    assert_eq!(names, expected.into());
     let error = |name: &str| attributes(&requests[name].attributes).get("error.type").cloned();
     assert_eq!(error("POST").as_deref(), Some("unknown_route"));
     assert_eq!(error("POST /v1/embeddings").as_deref(), Some("invalid_field"));
@@ -157,7 +163,8 @@ fn a_dead_collector_harms_nothing() {
     let refusing = TcpListener::bind("127.0.0.1:0").unwrap();
     let (silent_at, refusing_at) = (silent.local_addr().unwrap(), refusing.local_addr().unwrap());
     drop(refusing);
-    for (address, warnings) in [(refusing_at, 1), (silent_at, 0)] {
+    // A delivery to the silent one may still be on its way at the end, and is not waited for then.
+    for (address, least) in [(refusing_at, 1), (silent_at, 0)] {
         let mut server = Server::of(small_model(), &format!("--otlp-endpoint http://{address}"));
         for index in 0..500 {
             assert_eq!(server.embed(&[&format!("text {index}")]).len(), 1);
@@ -166,8 +173,7 @@ fn a_dead_collector_harms_nothing() {
         assert_eq!(server.exit_code(), Some(0), "{}", server.log());
         let log = server.log();
         let warned = log.matches("the collector does not take them").count();
-        // A silent one is waited for, for a while: on a slow machine it may be given up before the end.
-        assert!(warned == warnings || (warnings == 0 && warned == 1), "{warned} warnings in\n{log}");
+        assert!((least..=1).contains(&warned), "{warned} warnings in\n{log}");
         assert!(!log.contains("ERROR"), "{log}");
     }
 }

@@ -96,6 +96,7 @@ impl ErrorKind {
             | Self::Loading
             | Self::Preparing
             | Self::ShuttingDown
+            | Self::TooManyConnections
             | Self::DeadlineExceeded => "server_error",
             _ => "invalid_request_error",
         }
@@ -104,7 +105,7 @@ impl ErrorKind {
     /// The coarse kind that clients of Text Embeddings Inference know.
     const fn tei_error_type(self) -> TeiErrorType {
         match self {
-            Self::Overloaded => TeiErrorType::Overloaded,
+            Self::Overloaded | Self::TooManyConnections => TeiErrorType::Overloaded,
             Self::Loading | Self::Preparing | Self::ShuttingDown => TeiErrorType::Unhealthy,
             Self::Internal | Self::DeadlineExceeded => TeiErrorType::Backend,
             Self::EmptyList => TeiErrorType::Empty,

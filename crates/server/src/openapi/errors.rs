@@ -51,6 +51,7 @@ type Case = (&'static str, ApiError);
 fn body_errors() -> Vec<Case> {
     use ErrorKind as Kind;
     let example = |kind, message: &str| ApiError::new(kind, message);
+    let overloaded = example(Kind::Overloaded, "The server is busy: try again in about 3 s").retry_after(3);
     let mut cases = unavailable_errors();
     cases.extend([
         (
@@ -58,7 +59,7 @@ fn body_errors() -> Vec<Case> {
             example(Kind::MalformedJson, "Malformed JSON: EOF while parsing a string at line 1 column 9"),
         ),
         (
-            "The client stopped sending its request",
+            "The client stopped sending its request, or sends it too slowly",
             example(Kind::RequestTimeout, "No data for 30 s: send the whole request body"),
         ),
         (
@@ -77,14 +78,13 @@ fn body_errors() -> Vec<Case> {
                 "invalid type: string \"5\", expected an integer from 1 to the model's dimension",
             ),
         ),
+        ("Too much waits, or is in flight, already", overloaded),
         ("Internal error", ApiError::internal()),
     ]);
     cases
 }
 
 fn model_errors() -> Vec<Case> {
-    let overloaded =
-        ApiError::new(ErrorKind::Overloaded, "The server is busy: try again in about 3 s").retry_after(3);
     let late =
         ApiError::new(ErrorKind::DeadlineExceeded, "No result within the server's limit of 60 s per request");
     let long =
@@ -92,7 +92,6 @@ fn model_errors() -> Vec<Case> {
     let mut cases = body_errors();
     cases.extend([
         ("A text over the model's length", long),
-        ("Too much waits already", overloaded),
         ("Not computed within the server's time limit", late),
     ]);
     cases
@@ -106,11 +105,15 @@ fn openai_errors() -> Vec<Case> {
 }
 
 fn shutdown_error() -> Vec<Case> {
-    vec![("The server is shutting down", ApiError::shutting_down())]
+    vec![("The server is shutting down", ApiError::shutting_down()), crowded()]
 }
 
 fn unavailable_errors() -> Vec<Case> {
-    vec![("The model is still loading, or the server is shutting down", ApiError::loading())]
+    vec![("The model is still loading, or the server is shutting down", ApiError::loading()), crowded()]
+}
+
+fn crowded() -> Case {
+    ("Too many connections are open", ApiError::too_many_connections(4096, 4096))
 }
 
 /// Documents each error in each API; errors of one status share their entry.

@@ -1,12 +1,14 @@
 //! `GET /docs` (Swagger UI, from files inside the binary) and `GET /openapi.json`.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use utoipa_swagger_ui::Config;
+use utoipa_swagger_ui::{Config, SwaggerFile};
 
 use crate::error::{ApiError, ErrorKind};
 use crate::openapi::{Deployment, ShutdownError, document};
@@ -33,7 +35,7 @@ static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
 )]
 pub(super) async fn page() -> Result<Response, ApiError> {
     let (_, page) = swagger_file("index.html")?;
-    let page = String::from_utf8(page).map_err(|error| broken("index.html", &error))?;
+    let page = String::from_utf8(page.into()).map_err(|error| broken("index.html", &error))?;
     // The page's own links are relative to /docs/, and it is served at /docs, too.
     let page = page.replacen("<head>", "<head>\n    <base href=\"/docs/\" />", 1);
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))], page).into_response())
@@ -67,9 +69,15 @@ pub(super) async fn openapi(State(state): State<AppState>) -> JsonBytes {
     }))
 }
 
-fn swagger_file(name: &str) -> Result<(String, Vec<u8>), ApiError> {
+fn swagger_file(name: &str) -> Result<(String, Bytes), ApiError> {
     match utoipa_swagger_ui::serve(name, Arc::clone(&CONFIG)) {
-        Ok(Some(file)) => Ok((file.content_type, file.bytes.into_owned())),
+        // Most files are the binary's own memory, which a client may read as slowly as it likes.
+        Ok(Some(SwaggerFile { bytes: Cow::Borrowed(bytes), content_type, .. })) => {
+            Ok((content_type, Bytes::from_static(bytes)))
+        }
+        Ok(Some(SwaggerFile { bytes: Cow::Owned(bytes), content_type, .. })) => {
+            Ok((content_type, bytes.into()))
+        }
         Ok(None) => {
             Err(ApiError::new(ErrorKind::UnknownRoute, "No such file: GET /docs is the documentation"))
         }

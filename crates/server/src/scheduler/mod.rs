@@ -98,8 +98,13 @@ impl Refusal {
             Self::Full { retry_after, .. } => retry_after,
             Self::Late { wait, limit } => wait.saturating_sub(limit),
         };
-        after.as_secs_f64().ceil().clamp(1.0, 3600.0) as u64
+        whole_seconds(after)
     }
+}
+
+/// A time after which to ask again, in whole seconds, 1 to 3600.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs_f64().ceil().clamp(1.0, 3600.0) as u64
 }
 
 /// What would become of a request that came now.
@@ -181,6 +186,11 @@ impl<T> Scheduler<T> {
     /// When the text came that waits longest; `None` where none waits.
     pub fn oldest(&self) -> Option<Duration> {
         self.queues.iter().filter_map(Queue::oldest).min()
+    }
+
+    /// Whole seconds, 1 to 3600, in which all that is here will have been computed.
+    pub fn backlog_seconds(&self, now: Duration) -> u64 {
+        whole_seconds(self.wait(now, true))
     }
 
     /// What would become of a request of texts that cost that many tokens each; one of none is always let in.

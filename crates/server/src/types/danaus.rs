@@ -284,6 +284,14 @@ pub(crate) struct Limits {
     pub(crate) max_queue_seconds: Option<f64>,
     /// Memory for vectors of texts that were asked for before, in bytes; 0: none are kept.
     pub(crate) cache_bytes: usize,
+    /// Most connections served at once.
+    pub(crate) max_connections: usize,
+    /// Most bytes of requests and answers held, over all requests.
+    pub(crate) max_inflight_bytes: usize,
+    /// Longest silence of a client that has to send something, in seconds.
+    pub(crate) read_timeout_seconds: f64,
+    /// Longest time in which a client takes nothing of its answer, in seconds.
+    pub(crate) write_timeout_seconds: f64,
     /// Longest time to an answer, in seconds; null where there is no limit.
     pub(crate) request_timeout_seconds: Option<f64>,
 }

@@ -69,6 +69,10 @@ impl Flights {
         Waiting { depth: self.scheduler.depth(), oldest }
     }
 
+    pub(super) fn backlog_seconds(&self, now: Duration) -> u64 {
+        self.scheduler.backlog_seconds(now)
+    }
+
     /// What would become of a request of these texts.
     pub(super) fn estimate(&self, now: Duration, texts: &[Arc<QueuedText>]) -> Estimate {
         let costs: Vec<usize> = self.new_texts(texts).iter().map(|text| text.cost).collect();

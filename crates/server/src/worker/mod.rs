@@ -193,6 +193,11 @@ impl Worker {
         self.shared.lock().flights.waiting(self.shared.now())
     }
 
+    /// Seconds in which all that is here will have been computed, about; at least 1.
+    pub(crate) fn backlog_seconds(&self) -> u64 {
+        self.shared.lock().flights.backlog_seconds(self.shared.now())
+    }
+
     /// What the cache holds.
     pub(crate) fn cached(&self) -> CacheSize {
         self.shared.cache.size()

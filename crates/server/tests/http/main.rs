@@ -1,12 +1,15 @@
 //! The HTTP contract, against a real engine: a small synthetic model on the CPU and the real tokenizer.
 
 mod access;
+mod connections;
 mod documents;
 mod embed;
 mod errors;
+mod listening;
 mod metrics;
 mod openai;
 mod padding;
+mod running;
 mod scheduling;
 mod serving;
 mod sharing;

@@ -1,123 +1,14 @@
 //! `serve` over real connections: the model's arrival, shutdown, and clients that misbehave.
 
-use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use danaus_server::{ServerConfig, Service, serve};
+use danaus_server::ServerConfig;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::io::AsyncWriteExt;
 
+use crate::running::*;
 use crate::support::{Gate, error_json, expected_json, ids, query, service, service_on, until};
-
-/// A running server.
-struct Running {
-    address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    result: JoinHandle<anyhow::Result<()>>,
-}
-
-async fn start(
-    config: ServerConfig,
-    load: impl FnOnce() -> anyhow::Result<Service> + Send + 'static,
-) -> Running {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (stop, stopped) = oneshot::channel();
-    let shutdown = async {
-        let _ = stopped.await;
-    };
-    Running { address, stop, result: tokio::spawn(serve(listener, config, load, shutdown)) }
-}
-
-async fn start_ready(config: ServerConfig, service: Service) -> Running {
-    let running = start(config, || Ok(service)).await;
-    until("ready", || async { running.get("/health").await.starts_with("HTTP/1.1 200") }).await;
-    running
-}
-
-impl Running {
-    async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.expect("the port is open")
-    }
-
-    async fn get(&self, path: &str) -> String {
-        self.exchange(&format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")).await
-    }
-
-    /// Sends a request and reads until the server closes.
-    async fn exchange(&self, request: &str) -> String {
-        let mut stream = self.connect().await;
-        stream.write_all(request.as_bytes()).await.unwrap();
-        read_all(&mut stream).await
-    }
-
-    async fn queued(&self) -> String {
-        let metrics = self.get("/metrics").await;
-        metrics
-            .lines()
-            .find_map(|line| line.strip_prefix("danaus_queue_texts "))
-            .unwrap_or_default()
-            .to_owned()
-    }
-
-    async fn until_queued(&self, texts: &str) {
-        until(&format!("{texts} texts queued"), || async { self.queued().await == texts }).await;
-    }
-}
-
-async fn until_closed(address: SocketAddr) {
-    until("the port is closed", || async { TcpStream::connect(address).await.is_err() }).await;
-}
-
-fn post(body: &str, more_headers: &str) -> String {
-    let length = body.len();
-    format!(
-        "POST /embed HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n{more_headers}content-length: {length}\r\n\r\n{body}"
-    )
-}
-
-fn post_and_close(text: &str) -> String {
-    post(&query(text), "connection: close\r\n")
-}
-
-async fn read_all(stream: &mut TcpStream) -> String {
-    let mut bytes = Vec::new();
-    bounded(stream.read_to_end(&mut bytes)).await.expect("a response, not a broken connection");
-    String::from_utf8(bytes).expect("UTF-8")
-}
-
-/// One response with a `content-length`, from a connection that stays open.
-async fn read_one(stream: &mut TcpStream) -> String {
-    let mut bytes = Vec::new();
-    loop {
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length =
-                head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
-            if body.len() == length.parse::<usize>().expect("a number") {
-                return text;
-            }
-        }
-        let mut buffer = [0; 4096];
-        let count = bounded(stream.read(&mut buffer)).await.unwrap();
-        assert!(count > 0, "the connection ended after {text:?}");
-        bytes.extend_from_slice(&buffer[..count]);
-    }
-}
-
-async fn bounded<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("an answer")
-}
-
-fn body_of(response: &str) -> Value {
-    let (_, body) = response.split_once("\r\n\r\n").expect("a head and a body");
-    serde_json::from_str(body).expect("JSON")
-}
 
 fn shutting_down() -> Value {
     let message = "The server is shutting down: send the request to another instance, or again later";

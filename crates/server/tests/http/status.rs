@@ -32,7 +32,9 @@ async fn info_describes_model_device_and_limits() {
         "auto_truncate": false,
         "limits": {
             "max_body_bytes": 33554432, "max_inputs": 2048, "max_batch_tokens": 2048, "max_queued_tokens": 8388608,
-            "max_queued_texts": 65536, "max_queue_seconds": 60.0, "cache_bytes": 0, "request_timeout_seconds": null
+            "max_queued_texts": 65536, "max_queue_seconds": 60.0, "cache_bytes": 0, "max_connections": 4096,
+            "max_inflight_bytes": 134217728, "read_timeout_seconds": 30.0, "write_timeout_seconds": 30.0,
+            "request_timeout_seconds": null
         },
         "synthetic": true, "warning": WARNING, "version": env!("CARGO_PKG_VERSION"),
         // What clients of Text Embeddings Inference read.
