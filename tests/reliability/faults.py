@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 from bad_input import bad_input
-from server import HOST, Server, read_answer, request, small_model
+from server import HOST, Server, knows, read_answer, request, small_model
 
 RANDOM = random.Random(1)
 
@@ -354,8 +354,9 @@ async def report(name, scenario):
 
 
 async def silent_clients(binary, model):
-    """Half-open connections on a server of their own: they take half a minute, in which the other scenarios have their turn."""
-    with Server(binary, model, "--padding", "none") as server:
+    """Half-open connections on a server of their own: they take their time, in which the other scenarios have their turn."""
+    options = ["--read-timeout", "10"] if knows(binary, "--read-timeout") else []
+    with Server(binary, model, "--padding", "none", *options) as server:
         await server.embed()
         await asyncio.sleep(0.5)
         before = server.descriptors()
