@@ -6,6 +6,7 @@ use std::time::Duration;
 use danaus_server::ServerConfig;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::running::*;
 use crate::support::{Gate, error_json, expected_json, ids, query, service, service_on, until};
