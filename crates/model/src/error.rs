@@ -128,6 +128,19 @@ pub enum CheckpointError {
         /// Its name in the file.
         name: String,
     },
+    /// A tensor that has more elements than it is stored with, which would let a small file fill the memory.
+    #[error(
+        "tensor {name} has {elements} elements and a storage of {stored}, which it repeats: expected one that holds each \
+         element; call contiguous() on it before it is saved"
+    )]
+    Repeated {
+        /// Its name in the file.
+        name: String,
+        /// How many it has.
+        elements: usize,
+        /// How many are stored.
+        stored: usize,
+    },
     /// Two tensors that are the same once their prefixes are gone.
     #[error("tensors {first} and {second} stand for the same weight: expected one of them")]
     Duplicate {

@@ -9,6 +9,7 @@ mod unix;
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::sync::oneshot;
@@ -21,11 +22,14 @@ use crate::service::Service;
 use crate::state::AppState;
 use crate::worker::panic_message;
 
+/// How long a connection that may have sent something already is not taken for an idle one when the server shuts down.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// Serves until `shutdown` resolves, then finishes what is in flight and returns.
 ///
 /// The port answers at once; `load` runs on its own thread, and until it returns, routes that need a model answer 503.
-/// After `shutdown`, no connection is accepted, requests in flight go on for at most `config.shutdown_timeout`, and
-/// requests that arrive on open connections get 503. A `load` that is still running is left alone: the caller's process
+/// After `shutdown`, no connection is accepted that was not made before, requests in flight go on for at most
+/// `config.shutdown_timeout`, and requests that arrive on open connections get 503. A `load` that is still running is left alone: the caller's process
 /// should end, not wait for it; the same holds for a batch that the model is computing when the timeout strikes.
 ///
 /// # Errors
@@ -45,12 +49,13 @@ pub async fn serve(
         error = failed_load(loading, &state) => Err(error),
         () = connections.accept_from(&listener) => Ok(()),
     };
-    drop(listener);
     state.begin_shutdown();
+    connections.accept_last_of(listener);
     tracing::info!(connections = connections.count(), "shutting down");
     let connections = connections.begin_shutdown();
     let finished = async {
         // Connections stay open meanwhile, so that a request on one of them gets its 503.
+        tokio::time::sleep(LAST_WORDS.min(shutdown_timeout / 2)).await;
         state.all_answered().await;
         connections.shutdown().await;
     };

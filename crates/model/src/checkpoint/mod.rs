@@ -110,16 +110,20 @@ impl Checkpoint {
     /// Copies a tensor that is not contiguous, element by element.
     fn strided(&self, entry: &Entry, float: FloatType, strides: &[usize]) -> Result<Tensor, CheckpointError> {
         let out_of_bounds = || CheckpointError::OutOfBounds { name: entry.name.clone() };
-        let stored = (*self.file).as_ref().get(entry.bytes.clone()).ok_or_else(out_of_bounds)?;
-        let mut values = vec![0.0; entry.shape.iter().product()];
+        let bytes = (*self.file).as_ref().get(entry.bytes.clone()).ok_or_else(out_of_bounds)?;
+        let (elements, stored) = (entry.shape.iter().product(), bytes.len() / float.size());
+        if elements > stored {
+            return Err(CheckpointError::Repeated { name: entry.name.clone(), elements, stored });
+        }
+        let mut values = vec![0.0; elements];
         let mut index = vec![0; entry.shape.len()];
         for value in &mut values {
             let element: usize = index.iter().zip(strides).map(|(i, stride)| i * stride).sum();
-            let bytes = stored.get(element * float.size()..).ok_or_else(out_of_bounds)?;
-            if bytes.len() < float.size() {
+            let element = bytes.get(element * float.size()..).ok_or_else(out_of_bounds)?;
+            if element.len() < float.size() {
                 return Err(out_of_bounds());
             }
-            float.decode(bytes, std::slice::from_mut(value));
+            float.decode(element, std::slice::from_mut(value));
             advance(&mut index, &entry.shape);
         }
         Ok(Tensor::from_vec(&entry.shape, values))

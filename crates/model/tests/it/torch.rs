@@ -104,9 +104,21 @@ fn error_of_pickle(pickle: &[u8]) -> String {
     error_of(&archive(&[("archive/data.pkl", pickle), ("archive/data/0", &[0; 64])]))
 }
 
-/// The pickle of a dictionary with one tensor in storage `0`, as torch.save writes it.
+/// The pickle of a dictionary with one tensor `w` in storage `0`, as torch.save writes it.
 fn pickle(storage: &str, elements: u8, offset: u8, shape: &[u8], strides: &[u8]) -> Vec<u8> {
-    let mut pickle = b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storage".to_vec();
+    named_pickle("w", storage, (elements, offset), (shape, strides))
+}
+
+fn named_pickle(
+    name: &str,
+    storage: &str,
+    (elements, offset): (u8, u8),
+    (shape, strides): (&[u8], &[u8]),
+) -> Vec<u8> {
+    let mut pickle = b"\x80\x02}X".to_vec();
+    pickle.extend_from_slice(&(name.len() as u32).to_le_bytes());
+    pickle.extend_from_slice(name.as_bytes());
+    pickle.extend_from_slice(b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storage");
     pickle.extend_from_slice(format!("ctorch\n{storage}\n").as_bytes());
     pickle.extend_from_slice(b"X\x01\0\0\x000X\x03\0\0\0cpuK");
     pickle.extend_from_slice(&[elements, b't', b'Q', b'K', offset]);
@@ -155,6 +167,18 @@ fn tensors_beyond_their_storage_are_refused() {
     );
     let lost = error_of(&archive(&[("a/data.pkl", &pickle("FloatStorage", 16, 0, &[1], &[1]))]));
     assert!(lost.contains("tensor w: its storage 0 is not in the archive"), "{lost}");
+}
+
+/// Else a file of a kilobyte could ask for gigabytes.
+#[test]
+fn a_tensor_that_repeats_its_storage_is_refused() {
+    let name = "embeddings.word_embeddings.weight";
+    for strides in [[0, 0], [0, 1]] {
+        let repeated = named_pickle(name, "FloatStorage", (16, 0), (&[40, 8], &strides));
+        let expected = format!("tensor {name} has 320 elements and a storage of 16, which it repeats: ");
+        let error = error_of_pickle(&repeated);
+        assert!(error.starts_with(&expected) && error.contains("call contiguous() on it"), "{error}");
+    }
 }
 
 #[test]

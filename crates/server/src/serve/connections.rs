@@ -28,6 +28,9 @@ use crate::state::AppState;
 /// Pause after a connection could not be accepted, which is mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// Most connections that are accepted after the signal to shut down: more than the system keeps waiting.
+const LAST_CONNECTIONS: usize = 4096;
+
 /// How many connections over the limit are told so at once; those on top are closed without a word.
 const REFUSED_AT_ONCE: usize = 64;
 
@@ -97,6 +100,13 @@ impl Connections {
                 }
             }
         }
+    }
+
+    /// Accepts who has connected already, and closes the listener. Closed without that, it would reset them.
+    pub(super) fn accept_last_of(&self, listener: Listener) {
+        (0..LAST_CONNECTIONS)
+            .map_while(|_| listener.accept_made().ok())
+            .for_each(|accepted| self.spawn(accepted));
     }
 
     /// How many are open.

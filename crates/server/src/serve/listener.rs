@@ -94,19 +94,41 @@ impl Listener {
 
     pub(super) async fn accept(&self) -> io::Result<Accepted> {
         match &self.0 {
-            Kind::Tcp(listener, tls) => {
-                let (stream, _) = listener.accept().await?;
-                // Answers are written whole: waiting to fill packets would only delay their last part.
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "cannot set TCP_NODELAY");
-                }
-                Ok(match tls {
-                    None => Accepted::Plain(stream),
-                    Some(tls) => Accepted::Tls(stream, tls.acceptor()),
-                })
-            }
+            Kind::Tcp(listener, tls) => listener.accept().await.map(|(stream, _)| Accepted::tcp(stream, tls)),
             #[cfg(unix)]
             Kind::Unix(socket) => socket.listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+        }
+    }
+
+    /// A connection that the system has made and nobody has accepted, if there is one. The runtime might not know of it yet, so
+    /// the system is asked, which does not block.
+    pub(super) fn accept_made(&self) -> io::Result<Accepted> {
+        match &self.0 {
+            Kind::Tcp(listener, tls) => {
+                let (socket, _) = SockRef::from(listener).accept()?;
+                socket.set_nonblocking(true)?;
+                TcpStream::from_std(socket.into()).map(|stream| Accepted::tcp(stream, tls))
+            }
+            #[cfg(unix)]
+            Kind::Unix(unix) => {
+                let (socket, _) = SockRef::from(&unix.listener).accept()?;
+                socket.set_nonblocking(true)?;
+                let stream = std::os::unix::net::UnixStream::from(std::os::fd::OwnedFd::from(socket));
+                tokio::net::UnixStream::from_std(stream).map(Accepted::Unix)
+            }
+        }
+    }
+}
+
+impl Accepted {
+    fn tcp(stream: TcpStream, tls: &Option<Tls>) -> Self {
+        // Answers are written whole: waiting to fill packets would only delay their last part.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        match tls {
+            None => Self::Plain(stream),
+            Some(tls) => Self::Tls(stream, tls.acceptor()),
         }
     }
 }

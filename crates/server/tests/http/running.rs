@@ -100,6 +100,13 @@ pub async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> String {
     String::from_utf8(bytes).expect("UTF-8")
 }
 
+/// Waits for an answer to a request that was whole before a shutdown: its result, or that there is a shutdown.
+pub async fn answered(mut stream: impl AsyncRead + Unpin) {
+    let answer = read_all(&mut stream).await;
+    let answered = ["HTTP/1.1 200 ", "HTTP/1.1 503 "].iter().any(|status| answer.starts_with(status));
+    assert!(answered, "{answer:?}");
+}
+
 /// One response with a `content-length`, from a connection that stays open.
 pub async fn read_one(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut bytes = Vec::new();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use danaus_server::ServerConfig;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::running::*;
 use crate::support::{Gate, error_json, expected_json, ids, query, service, service_on, until};
@@ -90,6 +91,26 @@ async fn a_shutdown_finishes_what_is_in_flight_and_refuses_what_comes_after() {
     bounded(running.result).await.unwrap().unwrap();
     assert_eq!(gate.batches(), [vec![ids("computing")], vec![ids("waiting")]]);
     drop(idle);
+}
+
+/// Connections that the system has made and the server has not looked at yet, as there are always some under load.
+#[tokio::test]
+async fn a_shutdown_answers_whoever_has_connected_before_it() {
+    let running = start_ready(ServerConfig::default(), service()).await;
+    // Nothing of the server runs until this test awaits something.
+    let connected: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(running.address).unwrap();
+            std::io::Write::write_all(&mut stream, post_and_close("before").as_bytes()).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            TcpStream::from_std(stream).unwrap()
+        })
+        .collect();
+    running.stop.send(()).unwrap();
+    for stream in connected {
+        answered(stream).await;
+    }
+    bounded(running.result).await.unwrap().unwrap();
 }
 
 #[tokio::test]
