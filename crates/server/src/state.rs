@@ -10,10 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 use crate::body::BodyReader;
-use crate::cache::CacheSize;
 use crate::config::ServerConfig;
 use crate::inflight::Inflight;
-use crate::metrics::{Metrics, Waiting};
+use crate::metrics::{Metrics, Present};
 use crate::offload::Offload;
 use crate::service::{Ready, Service};
 
@@ -101,14 +100,11 @@ impl AppState {
         self.0.ready.get().cloned()
     }
 
-    /// What waits for the model now.
-    pub(crate) fn waiting(&self) -> Waiting {
-        self.0.ready.get().map(|ready| ready.waiting()).unwrap_or_default()
-    }
-
-    /// What the cache holds.
-    pub(crate) fn cached(&self) -> CacheSize {
-        self.0.ready.get().map(|ready| ready.cached()).unwrap_or_default()
+    /// What waits, and what is held, now.
+    pub(crate) fn present(&self) -> Present {
+        let (waiting, cached) =
+            self.0.ready.get().map(|ready| (ready.waiting(), ready.cached())).unwrap_or_default();
+        Present { waiting, cached, inflight_bytes: self.0.inflight.bytes() }
     }
 
     pub(crate) fn config(&self) -> &ServerConfig {

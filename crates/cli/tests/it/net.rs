@@ -298,12 +298,11 @@ fn bytes_in_flight_have_a_limit() {
     let large = json!({"query": "x ".repeat(500_000), "truncate": true}).to_string();
     let mut half = server.connect();
     half.write_all(&request(&large, "").as_bytes()[..900_000]).unwrap();
+    let held = eventually(PATIENCE, || (server.metric("danaus_inflight_bytes") > 850_000.0).then_some(()));
+    held.expect("half a body is never held");
     let body = json!({"query": vec!["y".repeat(1000); 300]});
-    let refused = eventually(PATIENCE, || {
-        let (status, body) = server.post("/embed", &body);
-        (status == 429).then_some(body)
-    });
-    let refused = refused.expect("never refused");
+    let (status, refused) = server.post("/embed", &body);
+    assert_eq!(status, 429, "{refused}");
     assert!(refused["detail"].as_str().unwrap().contains("limit of 1048576"), "{refused}");
     half.write_all(&request(&large, "").as_bytes()[900_000..]).unwrap();
     let mut status = [0; 12];

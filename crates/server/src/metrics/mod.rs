@@ -45,6 +45,15 @@ pub(crate) struct Waiting {
     pub(crate) oldest: Duration,
 }
 
+/// What is not counted but looked up when somebody asks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Present {
+    pub(crate) waiting: Waiting,
+    pub(crate) cached: CacheSize,
+    /// Bytes of requests and of their answers that are held.
+    pub(crate) inflight_bytes: usize,
+}
+
 impl Metrics {
     pub(crate) fn new() -> Self {
         Self::register(Registry::new())
@@ -109,9 +118,11 @@ impl Metrics {
         self.server.model_loaded(service);
     }
 
-    /// Everything in the Prometheus text format, with what waits now and what the cache holds.
-    pub(crate) fn render(&self, waiting: Waiting, cached: CacheSize) -> Result<String, prometheus::Error> {
+    /// Everything in the Prometheus text format.
+    pub(crate) fn render(&self, present: Present) -> Result<String, prometheus::Error> {
+        let Present { waiting, cached, inflight_bytes } = present;
         self.sharing.cached(cached);
+        self.server.inflight(inflight_bytes);
         self.work.waiting(waiting);
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }

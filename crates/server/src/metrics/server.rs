@@ -9,6 +9,7 @@ use crate::service::Service;
 pub(super) struct Server {
     model_loaded: IntGauge,
     model: IntGaugeVec,
+    inflight_bytes: IntGauge,
 }
 
 /// Labels of the model. Empty where it has none, as a revision has a model that is not from the hub.
@@ -19,10 +20,16 @@ impl Server {
         let build = register.info("danaus_build_info", "The running version.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         process(register)?;
+        let held = "Bytes of requests and of their answers that are held.";
         Ok(Self {
+            inflight_bytes: register.gauge("danaus_inflight_bytes", held)?,
             model_loaded: register.gauge("danaus_model_loaded", "1 when the model is loaded, else 0.")?,
             model: register.info("danaus_model_info", "The loaded model and how it computes.", &MODEL)?,
         })
+    }
+
+    pub(super) fn inflight(&self, bytes: usize) {
+        self.inflight_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     pub(super) fn model_loaded(&self, service: &Service) {

@@ -131,7 +131,7 @@ fn fast_padding(far_fields: &FarFields) -> FastPadding {
     ),
 )]
 pub(super) async fn metrics(State(state): State<AppState>) -> Result<Response, ApiError> {
-    let text = state.metrics().render(state.waiting(), state.cached()).map_err(|error| {
+    let text = state.metrics().render(state.present()).map_err(|error| {
         tracing::error!(%error, "cannot render the metrics");
         ApiError::internal()
     })?;
