@@ -286,6 +286,17 @@ proptest! {
     }
 }
 
+/// The first batch of a length makes its filters.
+#[test]
+fn one_slow_batch_is_not_taken_for_the_rule() {
+    let mut speed = ten_tokens_a_second();
+    let (load, usual) = (Load::from_iter([2000]), 200 * SECOND);
+    speed.observe(&load, 10 * usual);
+    assert!(speed.time_for(&load) < 4 * usual, "{:?}", speed.time_for(&load));
+    (0..5).for_each(|_| speed.observe(&load, usual));
+    assert!(speed.time_for(&load) < usual.mul_f64(1.6), "{:?}", speed.time_for(&load));
+}
+
 #[test]
 fn the_wait_is_what_is_before_a_request() {
     let mut scheduler = Scheduler::new(limits(100, 10_000), LANES, ten_tokens_a_second());

@@ -51,12 +51,16 @@ impl Speed {
     /// Share of a new batch in the average: the last ten or so decide.
     const WEIGHT: f64 = 0.2;
 
+    /// The same where nothing but other sizes' time was known.
+    const FIRST_WEIGHT: f64 = 0.5;
+
     /// No batch counts as having been more times faster or slower than expected: a clock that jumps must not decide.
     const MOST: f64 = 32.0;
 
     /// Notes a batch that took `elapsed`.
     ///
-    /// What it took more or less than expected is put down to its classes in proportion to what was expected of each.
+    /// What it took more or less than expected is put down to its classes in proportion to what was expected of each. Averages are
+    /// geometric: one batch that takes ten times as long, as the first of a length does whose filters are made, must not decide.
     pub fn observe(&mut self, load: &Load, elapsed: Duration) {
         let tokens = load.tokens();
         if tokens == 0 {
@@ -71,9 +75,9 @@ impl Speed {
         let ratio = (seen / expected).clamp(1.0 / Self::MOST, Self::MOST);
         for class in (0..CLASSES).filter(|&class| load.0[class] > 0) {
             let share = parts[class] / expected;
-            let weight = if self.per_token[class].is_some() { Self::WEIGHT * share } else { share };
+            let weight = if self.per_token[class].is_some() { Self::WEIGHT } else { Self::FIRST_WEIGHT };
             // Neither zero nor infinite, ever.
-            self.per_token[class] = Some((guesses[class] * (1.0 + weight * (ratio - 1.0))).clamp(1e-12, 1e6));
+            self.per_token[class] = Some((guesses[class] * ratio.powf(weight * share)).clamp(1e-12, 1e6));
         }
     }
 
