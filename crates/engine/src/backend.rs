@@ -29,8 +29,8 @@ pub struct BackendInfo {
     pub dtype: &'static str,
     /// Threads that one forward pass uses.
     pub threads: usize,
-    /// Layers of the model, before each of which [`Backend::embed_stepwise`] stops.
-    pub layers: usize,
+    /// Steps of a pass, before each of which [`Backend::embed_stepwise`] stops, and which take about as long as each other.
+    pub steps: usize,
 }
 
 /// One loaded model on one device.
@@ -70,7 +70,7 @@ pub trait Backend: Send + Sync {
     /// nothing is computed then.
     fn embed(&self, texts: &[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError>;
 
-    /// Like [`embed`](Backend::embed), to the same bits, but calls `between` before each layer of a pass, when the
+    /// Like [`embed`](Backend::embed), to the same bits, but calls `between` before each step of a pass (two a layer), when the
     /// device is free: other texts may be embedded there. Where it breaks, the rest is not computed.
     ///
     /// # Errors

@@ -212,13 +212,14 @@ fn a_vector_that_is_not_finite_is_an_error() {
 fn filters_are_made_with_other_texts_in_between() {
     let model =
         synthetic(&ModelConfig { max_position_embeddings: 4096, long_conv_l_max: 4096, ..small_config() }, 5);
+    // States are made by layer, and a layer takes two steps.
     let layers = small_config().num_hidden_layers;
     let ids: Vec<u32> = golden_ids(290).into_iter().cycle().take(3000).collect();
     let text = Text { ids: &ids, pooling: Pooling::Mean, padding: Padding::None };
     let expected = backend(&model, 2, usize::MAX).embed(&[text]).unwrap();
     let backend = backend(&model, 2, usize::MAX);
     let short = Text { ids: &ids[..20], ..text };
-    for wanted in [2 * layers, layers] {
+    for wanted in [3 * layers, 2 * layers] {
         let mut turns = 0;
         let vectors = backend.embed_stepwise(&[text], &mut || {
             turns += 1;
@@ -247,7 +248,7 @@ fn layer_by_layer_with_other_texts_in_between() {
     };
     let vectors = backend.embed_stepwise(&long, &mut between).unwrap();
     assert_eq!(vectors.iter().map(|v| bits(v)).collect::<Vec<_>>(), expected[0]);
-    assert_eq!(turns, small_config().num_hidden_layers);
+    assert_eq!((turns, backend.info().steps), (2 * small_config().num_hidden_layers, turns));
     let mut turns = 0;
     let stopped = backend.embed_stepwise(&long, &mut || {
         turns += 1;

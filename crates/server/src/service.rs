@@ -195,7 +195,7 @@ impl Ready {
                 tokens: config.max_queued_tokens,
                 wait: config.max_queue_time.unwrap_or(Duration::MAX),
             },
-            lanes: Lanes { short: config.short_text_tokens, ageing: AGEING, layers: backend.info().layers },
+            lanes: Lanes { short: config.short_text_tokens, ageing: AGEING, steps: backend.info().steps },
             speed: service.speed,
             max_batch_tokens: config.max_batch_tokens,
             cache: VectorCache::new(config.cache_bytes, backend.dimension()),

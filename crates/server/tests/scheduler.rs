@@ -19,7 +19,7 @@ enum Step {
 }
 
 /// Texts of up to 20 tokens are short, and overtake long ones that came up to five seconds before them.
-const LANES: Lanes = Lanes { short: 20, ageing: Duration::from_secs(5), layers: 10 };
+const LANES: Lanes = Lanes { short: 20, ageing: Duration::from_secs(5), steps: 10 };
 
 fn limits(texts: usize, tokens: usize) -> QueueLimits {
     QueueLimits { texts, tokens, wait: Duration::MAX }
@@ -251,7 +251,7 @@ proptest! {
         let mut names = 0;
         let finish = Duration::from_secs(1_000_000);
         for (cost, pause) in requests.into_iter().map(|(cost, pause)| (cost, Duration::from_secs(pause))).chain([(1, finish)]) {
-            // What the machine does until the next request comes: one batch after another, none between layers.
+            // What the machine does until the next request comes: one batch after another, none between steps.
             let until = now + pause;
             while free <= until {
                 if let Some(long) = running.take() {
@@ -302,7 +302,7 @@ fn the_wait_is_what_is_before_a_request() {
     let mut scheduler = Scheduler::new(limits(100, 10_000), LANES, ten_tokens_a_second());
     let wait = |scheduler: &Scheduler<usize>, now, cost| scheduler.estimate(now * SECOND, &[cost]).wait;
     assert_eq!(wait(&scheduler, 0, 10), Duration::ZERO);
-    // A long text of ten seconds, one layer of which a short text waits for.
+    // A long text of ten seconds, one step of which a short text waits for.
     scheduler.admit(Duration::ZERO, entries(&[100], 0..1)).unwrap();
     assert_eq!((wait(&scheduler, 0, 10), wait(&scheduler, 0, 100)), (Duration::ZERO, 10 * SECOND));
     scheduler.next_batch(Duration::ZERO, 1000).unwrap();

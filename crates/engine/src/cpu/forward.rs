@@ -10,11 +10,14 @@ use super::workspace::Workspace;
 use super::{CpuBackend, Pass, Watch, filter_lengths};
 use crate::profile::Stage;
 
-/// A pass between two layers: what has been computed is in a workspace.
+/// Steps that a layer takes: the one that mixes tokens, and the one that mixes channels.
+pub(super) const STEPS_PER_LAYER: usize = 2;
+
+/// A pass between two steps: what has been computed is in a workspace.
 pub(super) struct Running<'a> {
     pass: &'a Pass,
     plan: FilterPlan,
-    next_layer: usize,
+    next_step: usize,
 }
 
 impl CpuBackend {
@@ -35,23 +38,27 @@ impl CpuBackend {
         let plan = self.filters.plan(&self.compute, filter_lengths(pass, watch.record));
         self.embed_tokens(pass, workspace);
         watch.observer.stage("embeddings", &workspace.hidden);
-        Running { pass, plan, next_layer: 0 }
+        Running { pass, plan, next_step: 0 }
     }
 
-    /// Computes the next layer, and returns whether there is another one.
+    /// Computes the next step, and returns whether there is another one.
     pub(super) fn step(
         &self,
         running: &mut Running<'_>,
         workspace: &mut Workspace,
         watch: &mut Watch<'_>,
     ) -> bool {
-        let Running { pass, plan, next_layer } = running;
+        let Running { pass, plan, next_step } = running;
+        let layer = *next_step / STEPS_PER_LAYER;
         // There is no residual connection and no LayerNorm between the two.
-        self.mix_sequence(*next_layer, pass, plan, workspace, watch);
-        self.mix_state(&self.weights.layers[*next_layer], workspace, watch.observer);
-        watch.observer.stage("layer", &workspace.hidden);
-        *next_layer += 1;
-        *next_layer < self.weights.layers.len()
+        if next_step.is_multiple_of(STEPS_PER_LAYER) {
+            self.mix_sequence(layer, pass, plan, workspace, watch);
+        } else {
+            self.mix_state(&self.weights.layers[layer], workspace, watch.observer);
+            watch.observer.stage("layer", &workspace.hidden);
+        }
+        *next_step += 1;
+        *next_step < STEPS_PER_LAYER * self.weights.layers.len()
     }
 
     /// Sums of token, token-type and position embeddings, normalised.

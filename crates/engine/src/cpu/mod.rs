@@ -26,6 +26,7 @@ use crate::padding::{
 use crate::profile::{Clock, Profile, Stage};
 use crate::{Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Pooling, Text};
 use filters::FilterBank;
+use forward::STEPS_PER_LAYER;
 use weights::EncoderWeights;
 use workspace::Workspace;
 
@@ -145,7 +146,7 @@ impl CpuBackend {
             instruction_set: isa.name(),
             dtype,
             threads: compute.threads(),
-            layers: model.config.num_hidden_layers,
+            steps: STEPS_PER_LAYER * model.config.num_hidden_layers,
         };
         let weights = compute.enter(|| EncoderWeights::new(&compute, model, precision));
         let filters = compute.enter(|| FilterBank::new(&compute, model, filter_precision, options));
@@ -229,7 +230,7 @@ impl CpuBackend {
         Ok(())
     }
 
-    /// Computes `pass` layer by layer in buffers of its own, and hands them to `result` at the end. Before each layer, `between`
+    /// Computes `pass` step by step in buffers of its own, and hands them to `result` at the end. Before each step, `between`
     /// is called and other passes may be computed, and likewise while filters are made.
     fn stepwise<R>(
         &self,

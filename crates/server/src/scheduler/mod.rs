@@ -3,7 +3,7 @@
 //! Short texts and long ones wait in two lanes, each first come, first served. A batch is the oldest texts of one lane, as
 //! many as fit the token budget. The lane whose oldest text came first has its turn, but long texts count as if they had come
 //! later than they did, by the [ageing](Lanes::ageing): short ones overtake them for that long and no longer, so that nobody
-//! waits for ever. Between the layers of a long text, short ones may be computed too ([`Scheduler::next_short_batch`]). A
+//! waits for ever. Between the steps of a long text, short ones may be computed too ([`Scheduler::next_short_batch`]). A
 //! text's cost is known before it is queued, and a cancelled text leaves at once.
 
 use std::collections::BTreeMap;
@@ -31,8 +31,8 @@ pub struct Lanes {
     pub short: usize,
     /// By how much short texts that came later go before a long one.
     pub ageing: Duration,
-    /// Layers of a long text, between which short ones have their turn.
-    pub layers: usize,
+    /// Steps of a long text, between which short ones have their turn.
+    pub steps: usize,
 }
 
 /// What is computed together.
@@ -270,7 +270,7 @@ impl<T> Scheduler<T> {
     }
 
     /// When the turn of a request would come: of a long one after everything else; of a short one after short ones alone, which
-    /// have half of the machine while long ones are computed, and a layer of those.
+    /// have half of the machine while long ones are computed, and a step of those.
     fn wait(&self, now: Duration, long: bool) -> Duration {
         let [short_left, long_left] = self.running.map(|running| {
             running.map_or(Duration::ZERO, |running| {
@@ -284,11 +284,11 @@ impl<T> Scheduler<T> {
         }
         let alone = self.running[LONG].is_none() && self.queues[LONG].waiting.is_empty();
         let queued = if alone { short_queue } else { short_queue.saturating_mul(2) };
-        let layer = self.running[LONG].map_or(Duration::ZERO, |running| {
-            let layers = u32::try_from(self.lanes.layers).unwrap_or(u32::MAX).max(1);
-            long_left.min(self.speed.time_for(&running.load) / layers)
+        let step = self.running[LONG].map_or(Duration::ZERO, |running| {
+            let steps = u32::try_from(self.lanes.steps).unwrap_or(u32::MAX).max(1);
+            long_left.min(self.speed.time_for(&running.load) / steps)
         });
-        queued.saturating_add(short_left).saturating_add(layer)
+        queued.saturating_add(short_left).saturating_add(step)
     }
 
     fn refusal(&self, now: Duration, wait: Duration, texts: usize, tokens: usize) -> Option<Refusal> {

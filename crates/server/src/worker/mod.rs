@@ -203,7 +203,7 @@ impl Worker {
         self.shared.cache.size()
     }
 
-    /// Ends the thread after the batch it is computing, a long one after its current layer; what waits is answered with
+    /// Ends the thread after the batch it is computing, a long one after its current step; what waits is answered with
     /// [`WorkError::Stopped`].
     pub(crate) fn stop(&self) {
         let mut state = self.shared.lock();

@@ -53,11 +53,11 @@ impl Thread {
         let batch: Texts = entries.into_iter().map(|entry| entry.payload).collect();
         let texts: Vec<Text<'_>> = batch.iter().map(|text| text.text()).collect();
         let started = Instant::now();
-        let mut layer = started;
+        let mut step = started;
         // The backend promises nothing about its state after a panic, but it is all we have to answer the next
         // request with: a backend that stays broken fails that one too, in the same visible way.
         let outcome = catch_unwind(AssertUnwindSafe(|| match long {
-            true => self.backend.embed_stepwise(&texts, &mut || self.between_layers(&batch, &mut layer)),
+            true => self.backend.embed_stepwise(&texts, &mut || self.between_steps(&batch, &mut step)),
             false => self.backend.embed(&texts),
         }));
         let finished = Instant::now();
@@ -100,10 +100,10 @@ impl Thread {
         }
     }
 
-    /// Computes short texts that wait, until they had as much time as the long batch's last layer: half of the machine while
+    /// Computes short texts that wait, until they had as much time as the long batch's last step: half of the machine while
     /// it is busy with both. Breaks where nobody waits for the long batch any more, or the worker is to stop.
-    fn between_layers(&self, batch: &Texts, layer: &mut Instant) -> ControlFlow<()> {
-        let (turn, begun) = (layer.elapsed(), Instant::now());
+    fn between_steps(&self, batch: &Texts, step: &mut Instant) -> ControlFlow<()> {
+        let (turn, begun) = (step.elapsed(), Instant::now());
         loop {
             let mut state = self.shared.lock();
             if state.stopping || state.flights.abandon(batch) {
@@ -117,7 +117,7 @@ impl Thread {
                 break;
             }
         }
-        *layer = Instant::now();
+        *step = Instant::now();
         ControlFlow::Continue(())
     }
 }
