@@ -233,7 +233,7 @@ pub struct LimitArgs {
     pub max_batch_tokens: usize,
     /// Most tokens of a text that never waits for a longer one's end
     ///
-    /// Between two layers of longer texts, those that are no longer than this are computed. 0: every text waits for those before it.
+    /// Between two steps of longer texts (two a layer), those that are no longer than this are computed. 0: every text waits for those before it.
     #[arg(long, env = "DANAUS_SHORT_TEXT_TOKENS", default_value_t = 1024, value_name = "N")]
     pub short_text_tokens: usize,
     /// Largest request body, in MiB

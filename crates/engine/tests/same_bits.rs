@@ -230,9 +230,9 @@ fn filters_are_made_with_other_texts_in_between() {
     }
 }
 
-/// A pass that is interrupted before each layer by passes of other lengths and paddings.
+/// A pass that is interrupted before each step by passes of other lengths and paddings.
 #[test]
-fn layer_by_layer_with_other_texts_in_between() {
+fn step_by_step_with_other_texts_in_between() {
     let model = synthetic(&small_config(), 5);
     let backend = backend(&model, 2, usize::MAX);
     let (long, short) = ([golden_ids(290), golden_ids(40)], [golden_ids(7), golden_ids(30)]);

@@ -13,7 +13,7 @@ use crate::traces::Traces;
 pub struct ServerConfig {
     /// Most tokens that the model computes at once; a longer text goes alone.
     pub max_batch_tokens: usize,
-    /// Most tokens of a text, padding included, that never waits for a longer one's end: between two layers of those, the model
+    /// Most tokens of a text, padding included, that never waits for a longer one's end: between two steps of those, the model
     /// computes the shorter ones that wait.
     pub short_text_tokens: usize,
     /// Whether a text over the model's length is cut where a request does not say.
