@@ -1,0 +1,39 @@
+"""Draws the training log's curves: models/builtin/training.png.
+
+    python plot.py
+"""
+
+import matplotlib
+
+import paths
+from data import read_lines
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+
+
+def main() -> None:
+    lines = read_lines(paths.LOG)
+    offset = max((line["seconds"] for line in lines if line["stage"] == "static"), default=0.0)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    curves: dict[str, list] = {}
+    for line in lines:
+        minutes = (line["seconds"] + (offset if line["stage"] == "encoder" else 0)) / 60
+        for name, value in line.get("validation", line).items():
+            if isinstance(value, float) and name != "seconds":
+                curves.setdefault(name, []).append((minutes, value))
+    for name, points in curves.items():
+        axes = right if name.endswith("_at_10") else left if name in ("distillation", "distance") else None
+        if axes:
+            label = {"distillation": "training", "distance": "validation"}.get(name, name.removesuffix("_at_10"))
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1)
+    for axes, title in ((left, "1 - cosine to the teacher"), (right, "recall@10 on validation texts")):
+        axes.axvline(offset / 60, color="grey", linewidth=0.5)
+        axes.set(title=title, xlabel="minutes of training (before the line: token embeddings alone)")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(paths.BUILTIN / "training.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
