@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use crate::error::{ApiError, ErrorKind};
 use crate::inflight::{Held, TooMuch};
 use crate::pace::{Pace, SLOWEST};
+use crate::state::AppState;
 
 /// How much of a body that is refused is read and thrown away, in multiples of the largest: most clients read no answer
 /// before they have sent everything, and would see a broken connection instead of the error.
@@ -19,17 +20,17 @@ const DISCARD_LIMITS: usize = 4;
 const FIRST_CAPACITY: usize = 64 * 1024;
 
 /// How a request's body is read.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct BodyReader {
+#[derive(Clone, Copy)]
+pub(crate) struct BodyReader<'a> {
     /// Most bytes.
     pub(crate) limit: usize,
     /// Longest time without any.
     pub(crate) patience: Duration,
-    /// Seconds after which to try again where others hold too much.
-    pub(crate) retry_after: u64,
+    /// The server, whose backlog says when to try again where others hold too much.
+    pub(crate) state: &'a AppState,
 }
 
-impl BodyReader {
+impl BodyReader<'_> {
     /// The whole body, which `held` counts.
     pub(crate) async fn read(
         &self,
@@ -106,7 +107,7 @@ impl BodyReader {
     }
 
     fn too_much(&self, TooMuch { wanted, others, limit }: TooMuch) -> ApiError {
-        let seconds = self.retry_after;
+        let seconds = self.state.backlog_seconds();
         let message = format!(
             "The server is busy: other requests and their answers have {others} bytes in flight, and the {wanted} of this \
              one would pass the limit of {limit}; try again in about {seconds} s"

@@ -119,14 +119,15 @@ impl AppState {
         &self.0.inflight
     }
 
-    /// How bodies are read now.
-    pub(crate) fn body_reader(&self) -> BodyReader {
+    /// How bodies are read.
+    pub(crate) fn body_reader(&self) -> BodyReader<'_> {
         let config = self.config();
-        BodyReader {
-            limit: config.max_body_bytes,
-            patience: config.read_timeout,
-            retry_after: self.0.ready.get().map_or(1, |ready| ready.backlog_seconds()),
-        }
+        BodyReader { limit: config.max_body_bytes, patience: config.read_timeout, state: self }
+    }
+
+    /// Seconds in which what waits now is computed, about; at least 1.
+    pub(crate) fn backlog_seconds(&self) -> u64 {
+        self.0.ready.get().map_or(1, |ready| ready.backlog_seconds())
     }
 
     pub(crate) fn offload(&self) -> &Offload {
