@@ -78,6 +78,17 @@ async def vanish_mid_response(server, count):
     return await many(count, client)
 
 
+async def beside_others(server, count, client):
+    """The outcomes of slow clients, and how many quick requests were answered meanwhile."""
+    slow = asyncio.create_task(many(count, client))
+    quick = 0
+    while not slow.done():
+        await server.embed("quick")
+        quick += 1
+        await asyncio.sleep(0.02)
+    return await slow, quick
+
+
 async def slow_writers(server, count):
     """Clients that send a byte now and then: they get their answers, and others do not wait for them."""
     data = request({"query": "slow"})
@@ -93,13 +104,7 @@ async def slow_writers(server, count):
         assert json.loads(body)["embeddings"][0] == expected
         return status
 
-    slow = asyncio.create_task(many(count, client))
-    quick = 0
-    while not slow.done():
-        await server.embed("quick")
-        quick += 1
-        await asyncio.sleep(0.02)
-    statuses = await slow
+    statuses, quick = await beside_others(server, count, client)
     assert statuses == {200: count}, statuses
     assert quick > 5
     return f"{count} answered; {quick} others meanwhile"
@@ -118,13 +123,7 @@ async def slow_readers(server, count):
         writer.close()
         return status, body == whole
 
-    slow = asyncio.create_task(many(count, client))
-    quick = 0
-    while not slow.done():
-        await server.embed("quick")
-        quick += 1
-        await asyncio.sleep(0.02)
-    answers = await slow
+    answers, quick = await beside_others(server, count, client)
     assert answers == {(200, True): count}, answers
     return f"{count} answers of {len(whole)} bytes; {quick} others meanwhile"
 

@@ -268,20 +268,13 @@ async fn a_shutdown_answers_whoever_has_connected_to_a_unix_socket_before_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("danaus.sock");
     let running = start_unix(&path).await;
-    // Nothing of the server runs until this test awaits something.
-    let connected: Vec<_> = (0..20)
-        .map(|_| {
-            let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
-            std::io::Write::write_all(&mut stream, post_and_close("before").as_bytes()).unwrap();
-            stream.set_nonblocking(true).unwrap();
-            UnixStream::from_std(stream).unwrap()
-        })
-        .collect();
-    running.stop.send(()).unwrap();
-    for stream in connected {
-        answered(stream).await;
-    }
-    bounded(running.result).await.unwrap().unwrap();
+    shut_down_after_connecting(running, |request| {
+        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        std::io::Write::write_all(&mut stream, request).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        UnixStream::from_std(stream).unwrap()
+    })
+    .await;
 }
 
 #[tokio::test]

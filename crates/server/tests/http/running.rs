@@ -101,10 +101,25 @@ pub async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> String {
 }
 
 /// Waits for an answer to a request that was whole before a shutdown: its result, or that there is a shutdown.
-pub async fn answered(mut stream: impl AsyncRead + Unpin) {
+async fn answered(mut stream: impl AsyncRead + Unpin) {
     let answer = read_all(&mut stream).await;
     let answered = ["HTTP/1.1 200 ", "HTTP/1.1 503 "].iter().any(|status| answer.starts_with(status));
     assert!(answered, "{answer:?}");
+}
+
+/// A shutdown answers whoever has connected before it: `connect` makes a connection, sends that request and must not await,
+/// since nothing of the server runs until the test does.
+pub async fn shut_down_after_connecting<S: AsyncRead + Unpin>(
+    running: Running,
+    connect: impl Fn(&[u8]) -> S,
+) {
+    let request = post_and_close("before");
+    let connected: Vec<S> = (0..20).map(|_| connect(request.as_bytes())).collect();
+    running.stop.send(()).unwrap();
+    for stream in connected {
+        answered(stream).await;
+    }
+    bounded(running.result).await.unwrap().unwrap();
 }
 
 /// One response with a `content-length`, from a connection that stays open.

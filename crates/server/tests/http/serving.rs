@@ -97,20 +97,14 @@ async fn a_shutdown_finishes_what_is_in_flight_and_refuses_what_comes_after() {
 #[tokio::test]
 async fn a_shutdown_answers_whoever_has_connected_before_it() {
     let running = start_ready(ServerConfig::default(), service()).await;
-    // Nothing of the server runs until this test awaits something.
-    let connected: Vec<_> = (0..20)
-        .map(|_| {
-            let mut stream = std::net::TcpStream::connect(running.address).unwrap();
-            std::io::Write::write_all(&mut stream, post_and_close("before").as_bytes()).unwrap();
-            stream.set_nonblocking(true).unwrap();
-            TcpStream::from_std(stream).unwrap()
-        })
-        .collect();
-    running.stop.send(()).unwrap();
-    for stream in connected {
-        answered(stream).await;
-    }
-    bounded(running.result).await.unwrap().unwrap();
+    let address = running.address;
+    shut_down_after_connecting(running, |request| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        std::io::Write::write_all(&mut stream, request).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        TcpStream::from_std(stream).unwrap()
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,43 +1,25 @@
 //! Texts that are computed once for several who ask: at the same time, and later.
 
-use std::sync::Arc;
-
-use axum::Router;
 use axum::http::StatusCode;
 use danaus_engine::Pooling;
-use danaus_server::{ServerConfig, app};
+use danaus_server::ServerConfig;
 use serde_json::json;
 
 use crate::support::*;
-
-fn gated(gate: &Arc<Gate>, config: ServerConfig) -> Router {
-    app(ready_state(config, service_on(Arc::clone(gate) as _)))
-}
-
-fn spawn(app: &Router, body: String) -> tokio::task::JoinHandle<Answer> {
-    let app = app.clone();
-    tokio::spawn(async move { post(&app, "/embed", body).await })
-}
-
-fn assert_vectors(answer: &Answer, texts: &[&str]) {
-    let vectors: Vec<String> = texts.iter().map(|text| expected_json(text)).collect();
-    let start = format!(r#"{{"embeddings":[{}]"#, vectors.join(","));
-    assert!(answer.body.starts_with(&start), "{}", answer.body);
-}
 
 #[tokio::test]
 async fn equal_texts_in_flight_are_computed_once() {
     let gate = Gate::new(0);
     let app = gated(&gate, ServerConfig::default());
-    let first = spawn(&app, query("first"));
+    let first = spawn_body(&app, query("first"));
     gate.until_batches(1).await;
-    let waiting = spawn(&app, json!({"query": ["a", "b", "a"]}).to_string());
+    let waiting = spawn_body(&app, json!({"query": ["a", "b", "a"]}).to_string());
     until_queued(&app, 2.0).await;
     // Each joins what is on its way at the moment when it queues what is not.
-    let joined = spawn(&app, json!({"query": ["b", "c", "first"]}).to_string());
+    let joined = spawn_body(&app, json!({"query": ["b", "c", "first"]}).to_string());
     until_queued(&app, 3.0).await;
     // Another pooling is another vector.
-    let other = spawn(&app, json!({"query": "a", "pooling": "cls"}).to_string());
+    let other = spawn_body(&app, json!({"query": "a", "pooling": "cls"}).to_string());
     until_queued(&app, 4.0).await;
     gate.open();
     assert_vectors(&first.await.unwrap(), &["first"]);
@@ -54,16 +36,16 @@ async fn equal_texts_in_flight_are_computed_once() {
 async fn a_text_stays_while_somebody_waits_for_it() {
     let gate = Gate::new(0);
     let app = gated(&gate, ServerConfig::default());
-    let first = spawn(&app, query("first"));
+    let first = spawn_body(&app, query("first"));
     gate.until_batches(1).await;
-    let leaving = spawn(&app, json!({"query": ["shared", "alone"]}).to_string());
+    let leaving = spawn_body(&app, json!({"query": ["shared", "alone"]}).to_string());
     until_queued(&app, 2.0).await;
-    let staying = spawn(&app, json!({"query": ["shared", "also"]}).to_string());
+    let staying = spawn_body(&app, json!({"query": ["shared", "also"]}).to_string());
     until_queued(&app, 3.0).await;
     leaving.abort();
     until_queued(&app, 2.0).await;
     // Whoever joins now joins the one that stays.
-    let later = spawn(&app, json!({"query": ["shared", "later"]}).to_string());
+    let later = spawn_body(&app, json!({"query": ["shared", "later"]}).to_string());
     until_queued(&app, 3.0).await;
     gate.open();
     for request in [first, staying, later] {
@@ -76,9 +58,9 @@ async fn a_text_stays_while_somebody_waits_for_it() {
 async fn a_failure_is_everybodys_and_not_for_ever() {
     let gate = Gate::new(0);
     let app = gated(&gate, ServerConfig { cache_bytes: 1 << 20, ..ServerConfig::default() });
-    let first = spawn(&app, query("same"));
+    let first = spawn_body(&app, query("same"));
     gate.until_batches(1).await;
-    let second = spawn(&app, json!({"query": ["same", "other"]}).to_string());
+    let second = spawn_body(&app, json!({"query": ["same", "other"]}).to_string());
     until_queued(&app, 1.0).await;
     gate.fail_next(Failure::Panic);
     gate.let_one_batch_through();

@@ -17,6 +17,7 @@ use danaus_model::{ModelConfig, Tokenizer};
 use danaus_server::scheduler::Speed;
 use danaus_server::{AppState, ModelInfo, ServerConfig, Service, app};
 use serde_json::Value;
+use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
 /// The longest text of the small model, in tokens.
@@ -139,6 +140,19 @@ pub async fn get(app: &Router, path: &str) -> Answer {
 
 pub fn query(text: &str) -> String {
     serde_json::json!({ "query": text }).to_string()
+}
+
+/// Asserts that the answer is of these texts' vectors, in order.
+pub fn assert_vectors(answer: &Answer, texts: &[&str]) {
+    let vectors: Vec<String> = texts.iter().map(|text| expected_json(text)).collect();
+    let start = format!(r#"{{"embeddings":[{}]"#, vectors.join(","));
+    assert!(answer.body.starts_with(&start), "{texts:?}: {}", answer.body);
+}
+
+/// Sends `POST /embed` in a task of its own.
+pub fn spawn_body(app: &Router, body: String) -> JoinHandle<Answer> {
+    let app = app.clone();
+    tokio::spawn(async move { post(&app, "/embed", body).await })
 }
 
 /// The body of an error.
@@ -282,6 +296,11 @@ impl Backend for Gate {
         }
         Ok(vectors)
     }
+}
+
+/// The application with the small model behind a gate.
+pub fn gated(gate: &Arc<Gate>, config: ServerConfig) -> Router {
+    app(ready_state(config, service_on(Arc::clone(gate) as _)))
 }
 
 /// The token ids of a text, as the gate notes them.
