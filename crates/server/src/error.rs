@@ -141,9 +141,10 @@ impl ApiError {
         .retry_after(5)
     }
 
-    pub(crate) fn too_many_connections(open: usize, limit: usize) -> Self {
+    /// All of the connections that there may be are open.
+    pub(crate) fn too_many_connections(limit: usize) -> Self {
         let message = format!(
-            "{open} connections are open, and the limit is {limit}: close or share some, or try again shortly"
+            "{limit} connections are open, and the limit is {limit}: close or share some, or try again shortly"
         );
         Self::new(ErrorKind::TooManyConnections, message).retry_after(1)
     }
@@ -179,10 +180,7 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         headers.extend(self.retry_headers());
         match self.kind {
-            ErrorKind::ShuttingDown
-            | ErrorKind::RequestTimeout
-            | ErrorKind::TooManyConnections
-            | ErrorKind::PlainHttp => {
+            ErrorKind::ShuttingDown | ErrorKind::RequestTimeout => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             ErrorKind::Unauthorized => {

@@ -113,7 +113,7 @@ fn unavailable_errors() -> Vec<Case> {
 }
 
 fn crowded() -> Case {
-    ("Too many connections are open", ApiError::too_many_connections(4096, 4096))
+    ("Too many connections are open", ApiError::too_many_connections(4096))
 }
 
 /// Documents each error in each API; errors of one status share their entry.

@@ -153,8 +153,7 @@ impl Connections {
 
 impl Desk {
     fn new(state: &AppState, config: &ServerConfig) -> Self {
-        let limit = config.max_connections;
-        let full = ApiError::too_many_connections(limit, limit);
+        let full = ApiError::too_many_connections(config.max_connections);
         let plain =
             ApiError::new(ErrorKind::PlainHttp, "This port speaks TLS: use https:// instead of http://");
         Self {
