@@ -17,23 +17,13 @@ HOST = "127.0.0.1"
 PATIENCE = 120
 
 # A model of the real architecture whose passes take a millisecond.
-SMALL = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "monarch_mlp_nblocks": 4,
-    "hyena_filter_order": 16,
-    "max_position_embeddings": 256,
-    "long_conv_l_max": 256,
-    "vocab_size": 30528,
-}
+SMALL = Path(__file__).parent.parent / "system" / "small.json"
 
 
 def small_model(binary, folder):
     """Writes a small synthetic model, and returns its folder."""
-    config, model = Path(folder, "config.json"), Path(folder, "small")
-    config.write_text(json.dumps(SMALL))
-    subprocess.run([binary, "synth", "--config", config, "--out", model], check=True, stdout=subprocess.DEVNULL)
+    model = Path(folder, "small")
+    subprocess.run([binary, "synth", "--config", SMALL, "--out", model], check=True, stdout=subprocess.DEVNULL)
     return str(model)
 
 
