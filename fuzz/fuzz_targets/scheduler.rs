@@ -14,7 +14,7 @@ use libfuzzer_sys::fuzz_target;
 struct Run {
     short: u8,
     ageing: u8,
-    steps: u8,
+    steps_of_long: u8,
     limits: (u8, u16, u16),
     steps: Vec<Step>,
 }
@@ -85,7 +85,7 @@ fuzz_target!(|run: Run| {
     let limits =
         QueueLimits { texts: texts.into(), tokens: tokens.into(), wait: Duration::from_millis(wait.into()) };
     let ageing = Duration::from_millis(run.ageing.into());
-    let lanes = Lanes { short: run.short.into(), ageing, steps: run.steps.into() };
+    let lanes = Lanes { short: run.short.into(), ageing, steps: run.steps_of_long.into() };
     let mut scheduler = Scheduler::new(limits, lanes, Speed::default());
     let mut waiting = Waiting { texts: BTreeMap::new(), short: lanes.short, computed: 0 };
     let mut running = [false; 2];

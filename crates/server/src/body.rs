@@ -7,7 +7,7 @@ use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use http_body_util::BodyExt;
 
-use crate::error::{ApiError, ErrorKind};
+use crate::error::{ApiError, ErrorKind, Overload};
 use crate::inflight::{Held, TooMuch};
 use crate::pace::{Pace, SLOWEST};
 use crate::state::AppState;
@@ -112,7 +112,7 @@ impl BodyReader<'_> {
             "The server is busy: other requests and their answers have {others} bytes in flight, and the {wanted} of this \
              one would pass the limit of {limit}; try again in about {seconds} s"
         );
-        ApiError::new(ErrorKind::Overloaded, message).retry_after(seconds)
+        ApiError::new(ErrorKind::Overloaded(Overload::InflightBytes), message).retry_after(seconds)
     }
 }
 

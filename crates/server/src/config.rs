@@ -43,7 +43,7 @@ pub struct ServerConfig {
     pub max_queue_time: Option<Duration>,
     /// Memory for vectors of texts that were asked for before, in bytes. 0: none are kept.
     pub cache_bytes: usize,
-    /// Longest time between a request's arrival and its vectors; 504 after that. `None`: as long as it takes.
+    /// Longest time from a request that has been read to its vectors; 504 after that. `None`: as long as it takes.
     pub request_timeout: Option<Duration>,
     /// Most connections that are served at once; those on top are answered with 503 and closed.
     pub max_connections: usize,

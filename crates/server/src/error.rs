@@ -4,6 +4,8 @@ mod shape;
 
 pub(crate) use shape::{Api, render};
 
+use std::borrow::Cow;
+
 use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -30,13 +32,24 @@ pub(crate) enum ErrorKind {
     UnsupportedMediaType,
     InvalidField,
     TextTooLong,
-    Overloaded,
+    Overloaded(Overload),
     Internal,
     Loading,
     Preparing,
     ShuttingDown,
     TooManyConnections,
     DeadlineExceeded,
+}
+
+/// What there is too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Overload {
+    /// Texts or tokens that wait.
+    Queue,
+    /// Seconds until the request's turn.
+    Wait,
+    /// Bytes of requests and answers.
+    InflightBytes,
 }
 
 impl ErrorKind {
@@ -52,7 +65,7 @@ impl ErrorKind {
             Self::BodyTooLarge | Self::BatchTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidField | Self::TextTooLong => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Loading | Self::Preparing | Self::ShuttingDown | Self::TooManyConnections => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -77,13 +90,23 @@ impl ErrorKind {
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::InvalidField => "invalid_field",
             Self::TextTooLong => "text_too_long",
-            Self::Overloaded => "overloaded",
+            Self::Overloaded(_) => "overloaded",
             Self::Internal => "internal_error",
             Self::Loading => "model_loading",
             Self::Preparing => "padding_preparing",
             Self::ShuttingDown => "shutting_down",
             Self::TooManyConnections => "too_many_connections",
             Self::DeadlineExceeded => "deadline_exceeded",
+        }
+    }
+
+    /// The code, or what it does not tell apart, for those who watch the server.
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::Overloaded(Overload::Queue) => "queue_full",
+            Self::Overloaded(Overload::Wait) => "queue_seconds",
+            Self::Overloaded(Overload::InflightBytes) => "inflight_bytes",
+            kind => kind.code(),
         }
     }
 }
@@ -159,17 +182,26 @@ impl ApiError {
 
     /// Whether the request was refused for its size, rather than broken by its client.
     pub(crate) fn is_a_refusal(&self) -> bool {
-        matches!(self.kind, ErrorKind::BodyTooLarge | ErrorKind::Overloaded)
+        matches!(self.kind, ErrorKind::BodyTooLarge | ErrorKind::Overloaded(_))
     }
 
     /// The headers that say when to try again.
     pub(crate) fn retry_headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         let Some(seconds) = self.retry_after.map(HeaderValue::from) else { return Vec::new() };
         let mut headers = vec![(RETRY_AFTER, seconds.clone())];
-        if self.kind == ErrorKind::Overloaded {
+        if matches!(self.kind, ErrorKind::Overloaded(_)) {
             headers.push((RATE_LIMIT_RESET, seconds));
         }
         headers
+    }
+}
+
+/// A name that a client gave, for a message: its beginning, where it is longer than any that is right.
+pub(crate) fn shortened(name: &str) -> Cow<'_, str> {
+    const MOST: usize = 64;
+    match name.char_indices().nth(MOST) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &name[..end])),
+        None => Cow::Borrowed(name),
     }
 }
 

@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 
-use crate::error::{ApiError, ErrorKind};
+use crate::error::{ApiError, ErrorKind, shortened};
 use crate::metrics::Stage;
 use crate::service::Ready;
 use crate::state::AppState;
@@ -100,14 +100,67 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     }
     // A wrong type was met first, but what follows it may not even be JSON: that comes first for the client.
     serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| malformed(&error))?;
-    let path = error.path().to_string();
+    let (path, message) = (error.path().to_string(), without_texts(&error.inner().to_string()));
     Err(if path == "." {
-        ApiError::new(ErrorKind::InvalidField, error.inner().to_string())
+        ApiError::new(ErrorKind::InvalidField, message)
     } else {
-        ApiError::at(ErrorKind::InvalidField, path, error.inner())
+        ApiError::at(ErrorKind::InvalidField, path, message)
     })
+}
+
+/// An error's message without what may be a user's text: serde quotes a string where it expected something else. Names that are
+/// none stay, shortened.
+fn without_texts(message: &str) -> String {
+    let around = |open: &str, close: &str| {
+        let start = message.find(open)? + open.len();
+        let end = message.rfind(close).filter(|&end| end >= start)?;
+        Some((start, end))
+    };
+    if let Some((start, end)) = around(": string \"", "\", expected") {
+        return format!("{}a string{}", &message[..start - "string \"".len()], &message[end + 1..]);
+    }
+    match around("\"", "\": expected").or_else(|| around("`", "`, expected")) {
+        Some((start, end)) => {
+            format!("{}{}{}", &message[..start], shortened(&message[start..end]), &message[end..])
+        }
+        None => message.to_owned(),
+    }
 }
 
 fn malformed(error: &serde_json::Error) -> ApiError {
     ApiError::new(ErrorKind::MalformedJson, format!("Malformed JSON: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_texts;
+
+    #[test]
+    fn a_message_quotes_no_text_and_no_long_name() {
+        let long = "x".repeat(1000);
+        let cut = format!("{}…", &long[..64]);
+        for (message, expected) in [
+            ("invalid type: string \"my text\", expected a list", "invalid type: a string, expected a list"),
+            (
+                "invalid type: string \"a\", expected b\", expected a list",
+                "invalid type: a string, expected a list",
+            ),
+            ("invalid type: integer `7`, expected a string", "invalid type: integer `7`, expected a string"),
+            ("missing field `query` at line 1 column 2", "missing field `query` at line 1 column 2"),
+            (
+                "unknown pooling \"max\": expected one of mean",
+                "unknown pooling \"max\": expected one of mean",
+            ),
+            (
+                &format!("unknown pooling \"{long}\": expected one of mean"),
+                &format!("unknown pooling \"{cut}\": expected one of mean"),
+            ),
+            (
+                &format!("unknown field `{long}`, expected `a` or `b`"),
+                &format!("unknown field `{cut}`, expected `a` or `b`"),
+            ),
+        ] {
+            assert_eq!(without_texts(message), expected);
+        }
+    }
 }

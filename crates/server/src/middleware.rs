@@ -11,7 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::{Instrument, Span};
 
-use crate::error::{ApiError, ErrorKind};
+use crate::error::{ApiError, ErrorKind, shortened};
 use crate::metrics::{InFlight, RequestLabels};
 use crate::pace::Pace;
 use crate::routes::{HEALTH, METRICS};
@@ -130,10 +130,15 @@ pub(crate) async fn keep_deadline(request: Request, next: Next) -> Result<Respon
 
 fn request_timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
     let Some(value) = headers.get(REQUEST_TIMEOUT) else { return Ok(None) };
-    let seconds = value.to_str().ok().and_then(|value| value.trim().parse().ok());
-    match seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
-        Some(limit) if !limit.is_zero() => Ok(Some(limit)),
+    let seconds: Option<f64> = value.to_str().ok().and_then(|value| value.trim().parse().ok());
+    match seconds {
+        Some(seconds) if seconds > 0.0 && seconds.is_finite() => {
+            let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+            Ok(Some(limit.max(Duration::from_nanos(1))))
+        }
         _ => {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            let value = shortened(&value);
             let message = format!("expected a number of seconds above 0, like 2.5, got {value:?}");
             Err(ApiError::at(ErrorKind::InvalidField, "X-Request-Timeout", message))
         }

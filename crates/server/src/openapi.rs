@@ -68,6 +68,7 @@ pub(crate) fn document(deployment: &Deployment) -> Value {
         let mut document = serde_json::to_value(routes::documented().into_openapi())
             .expect("utoipa's document has string keys only");
         for_each_operation(&mut document, name_alias);
+        for_each_operation(&mut document, take_deadline);
         document
     });
     let mut document = DOCUMENT.clone();
@@ -103,6 +104,20 @@ fn name_alias(path: &str, operation: &mut Map<String, Value>) {
             operation.insert("operationId".into(), format!("{name}_{id}").into());
             return;
         }
+    }
+}
+
+/// Every request with a body may bring its deadline.
+fn take_deadline(_: &str, operation: &mut Map<String, Value>) {
+    if operation.contains_key("requestBody") {
+        let parameter = json!({
+            "name": "X-Request-Timeout",
+            "in": "header",
+            "description": "Seconds after which the answer is of no use: what still waits for the model then leaves the queue.",
+            "schema": {"type": "number", "exclusiveMinimum": 0},
+            "example": 30,
+        });
+        operation.insert("parameters".into(), json!([parameter]));
     }
 }
 

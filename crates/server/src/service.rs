@@ -8,10 +8,10 @@ use danaus_model::{Encoding, Tokenizer, truncate, truncate_start};
 
 use crate::cache::{CacheSize, Pooled, VectorCache};
 use crate::config::ServerConfig;
-use crate::error::{ApiError, ErrorKind};
+use crate::error::{ApiError, ErrorKind, Overload};
 use crate::metrics::{Metrics, Stage, Waiting};
 use crate::offload::Offload;
-use crate::scheduler::{Estimate, Lanes, QueueLimits, Speed};
+use crate::scheduler::{Estimate, Lanes, QueueLimits, Refusal, Speed};
 use crate::traces;
 use crate::worker::{Computed, Policy, QueuedText, SubmitError, WorkError, Worker};
 
@@ -421,7 +421,11 @@ impl Ready {
             SubmitError::Refused(refusal) => {
                 let seconds = refusal.retry_after();
                 let message = format!("The server is busy: {refusal}; try again in about {seconds} s");
-                ApiError::new(ErrorKind::Overloaded, message).retry_after(seconds)
+                let overload = match refusal {
+                    Refusal::Full { .. } => Overload::Queue,
+                    Refusal::Late { .. } => Overload::Wait,
+                };
+                ApiError::new(ErrorKind::Overloaded(overload), message).retry_after(seconds)
             }
             SubmitError::Stopped => ApiError::shutting_down(),
         })?;

@@ -91,7 +91,7 @@ impl ErrorKind {
     /// The coarse kind that OpenAI's clients know.
     const fn error_type(self) -> &'static str {
         match self {
-            Self::Overloaded => "rate_limit_error",
+            Self::Overloaded(_) => "rate_limit_error",
             Self::Internal
             | Self::Loading
             | Self::Preparing
@@ -105,7 +105,7 @@ impl ErrorKind {
     /// The coarse kind that clients of Text Embeddings Inference know.
     const fn tei_error_type(self) -> TeiErrorType {
         match self {
-            Self::Overloaded | Self::TooManyConnections => TeiErrorType::Overloaded,
+            Self::Overloaded(_) | Self::TooManyConnections => TeiErrorType::Overloaded,
             Self::Loading | Self::Preparing | Self::ShuttingDown => TeiErrorType::Unhealthy,
             Self::Internal | Self::DeadlineExceeded => TeiErrorType::Backend,
             Self::EmptyList => TeiErrorType::Empty,

@@ -43,6 +43,8 @@ pub(crate) struct Waiting {
     pub(crate) depth: Depth,
     /// For how long the text that came first has waited; zero where none waits.
     pub(crate) oldest: Duration,
+    /// In how long all that is here will have been computed, at the speed that was seen.
+    pub(crate) backlog: Duration,
 }
 
 /// What is not counted but looked up when somebody asks.

@@ -31,7 +31,8 @@ impl Requests {
     pub(super) fn new(register: Register<'_>) -> Result<Self, Error> {
         let answered = "Requests answered; status 499: the client left first.";
         let seconds = "Time to answer a request.";
-        let rejected = "Requests answered with an error, by its code.";
+        let rejected =
+            "Requests answered with an error, by its code; those of overload by what there is too much of.";
         Ok(Self {
             answered: register.counters("danaus_http_requests_total", answered, &LABELS)?,
             seconds: register.histograms(
@@ -50,7 +51,7 @@ impl Requests {
         self.answered.with_label_values(&values).inc();
         self.seconds.with_label_values(&values).observe(elapsed.as_secs_f64());
         if let Some(reason) = labels.reason {
-            self.rejected.with_label_values(&[reason.code()]).inc();
+            self.rejected.with_label_values(&[reason.reason()]).inc();
         }
     }
 

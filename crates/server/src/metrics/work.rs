@@ -30,6 +30,7 @@ pub(super) struct Work {
     queue_texts: IntGauge,
     queue_tokens: IntGauge,
     queue_oldest: Gauge,
+    backlog: Gauge,
 }
 
 impl Work {
@@ -43,6 +44,7 @@ impl Work {
         let tokens = powers_of_two(19)?;
         let waited = "Time a request waited for its first batch.";
         let failed = "Batches that the model failed on.";
+        let backlog = "In how long all that waits or is computed will be done, at the speed that was seen.";
         let oldest = "For how long the text that waits longest has waited; 0 where none waits.";
         Ok(Self {
             texts: register.counter("danaus_texts_total", "Texts embedded.")?,
@@ -59,6 +61,7 @@ impl Work {
             queue_texts: register.gauge("danaus_queue_texts", "Texts that wait for the model.")?,
             queue_tokens: register.gauge("danaus_queue_tokens", "Tokens that wait for the model.")?,
             queue_oldest: register.real_gauge("danaus_queue_oldest_age_seconds", oldest)?,
+            backlog: register.real_gauge("danaus_queue_seconds", backlog)?,
         })
     }
 
@@ -83,9 +86,10 @@ impl Work {
         self.truncated.inc_by(texts as u64);
     }
 
-    pub(super) fn waiting(&self, Waiting { depth, oldest }: Waiting) {
+    pub(super) fn waiting(&self, Waiting { depth, oldest, backlog }: Waiting) {
         self.queue_texts.set(i64::try_from(depth.texts).unwrap_or(i64::MAX));
         self.queue_tokens.set(i64::try_from(depth.tokens).unwrap_or(i64::MAX));
         self.queue_oldest.set(oldest.as_secs_f64());
+        self.backlog.set(backlog.as_secs_f64());
     }
 }

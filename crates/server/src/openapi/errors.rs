@@ -8,7 +8,7 @@ use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, SchemaType, Type};
 use utoipa::openapi::{ContentBuilder, HeaderBuilder, Ref, RefOr, Schema};
 
-use crate::error::{Api, ApiError, ErrorKind};
+use crate::error::{Api, ApiError, ErrorKind, Overload};
 
 type Responses = BTreeMap<String, RefOr<Response>>;
 
@@ -51,7 +51,8 @@ type Case = (&'static str, ApiError);
 fn body_errors() -> Vec<Case> {
     use ErrorKind as Kind;
     let example = |kind, message: &str| ApiError::new(kind, message);
-    let overloaded = example(Kind::Overloaded, "The server is busy: try again in about 3 s").retry_after(3);
+    let overloaded = example(Kind::Overloaded(Overload::Wait), "The server is busy: try again in about 3 s")
+        .retry_after(3);
     let mut cases = unavailable_errors();
     cases.extend([
         (
@@ -75,24 +76,33 @@ fn body_errors() -> Vec<Case> {
             ApiError::at(
                 Kind::InvalidField,
                 "dimensions",
-                "invalid type: string \"5\", expected an integer from 1 to the model's dimension",
+                "invalid type: a string, expected an integer from 1 to the model's dimension",
             ),
         ),
         ("Too much waits, or is in flight, already", overloaded),
         ("Internal error", ApiError::internal()),
+        (
+            "Not answered within the request's own time limit",
+            late("No result within the request's X-Request-Timeout of 2 s"),
+        ),
     ]);
     cases
 }
 
+fn late(message: &str) -> ApiError {
+    ApiError::new(ErrorKind::DeadlineExceeded, message)
+}
+
 fn model_errors() -> Vec<Case> {
-    let late =
-        ApiError::new(ErrorKind::DeadlineExceeded, "No result within the server's limit of 60 s per request");
     let long =
         ApiError::new(ErrorKind::TextTooLong, "the text has 40000 tokens, over the model's limit of 32768");
     let mut cases = body_errors();
     cases.extend([
         ("A text over the model's length", long),
-        ("Not computed within the server's time limit", late),
+        (
+            "Not computed within the server's time limit",
+            late("No result within the server's limit of 60 s per request"),
+        ),
     ]);
     cases
 }

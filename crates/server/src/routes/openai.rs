@@ -8,7 +8,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Naming;
-use crate::error::{ApiError, ErrorKind};
+use crate::error::{ApiError, ErrorKind, shortened};
 use crate::extract::{JsonBody, Model};
 use crate::openapi::{OpenAiErrors, OpenAiUnavailableErrors};
 use crate::respond;
@@ -89,6 +89,7 @@ async fn models(State(state): State<AppState>, Model(model): Model) -> JsonBytes
 }
 
 fn unknown_model(name: &str, id: &str) -> ApiError {
+    let name = shortened(name);
     let message = format!("this server has no {name:?}: ask for {id:?}, or leave the field out");
     ApiError::at(ErrorKind::UnknownModel, "model", message)
 }

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::Naming;
-use crate::error::{Api, ApiError, ErrorKind};
+use crate::error::{Api, ApiError, ErrorKind, shortened};
 use crate::extract::{JsonBody, Model};
 use crate::openapi::TeiErrors;
 use crate::respond::embeddings;
@@ -59,6 +59,7 @@ pub(super) async fn answer(
 
 fn options(request: &TeiRequest, defaults: EmbedOptions) -> Result<EmbedOptions, ApiError> {
     if let Some(name) = &request.prompt_name {
+        let name = shortened(name);
         let message = format!("this model has no prompts, so none called {name:?}: leave the field out");
         return Err(ApiError::at(ErrorKind::InvalidField, "prompt_name", message));
     }

@@ -103,7 +103,7 @@ impl Refusal {
 }
 
 /// A time after which to ask again, in whole seconds, 1 to 3600.
-fn whole_seconds(time: Duration) -> u64 {
+pub(crate) fn whole_seconds(time: Duration) -> u64 {
     time.as_secs_f64().ceil().clamp(1.0, 3600.0) as u64
 }
 
@@ -188,9 +188,9 @@ impl<T> Scheduler<T> {
         self.queues.iter().filter_map(Queue::oldest).min()
     }
 
-    /// Whole seconds, 1 to 3600, in which all that is here will have been computed.
-    pub fn backlog_seconds(&self, now: Duration) -> u64 {
-        whole_seconds(self.wait(now, true))
+    /// In how long all that is here will have been computed.
+    pub fn backlog(&self, now: Duration) -> Duration {
+        self.wait(now, true)
     }
 
     /// What would become of a request of texts that cost that many tokens each; one of none is always let in.

@@ -66,11 +66,7 @@ impl Flights {
 
     pub(super) fn waiting(&self, now: Duration) -> Waiting {
         let oldest = self.scheduler.oldest().map_or(Duration::ZERO, |came| now.saturating_sub(came));
-        Waiting { depth: self.scheduler.depth(), oldest }
-    }
-
-    pub(super) fn backlog_seconds(&self, now: Duration) -> u64 {
-        self.scheduler.backlog_seconds(now)
+        Waiting { depth: self.scheduler.depth(), oldest, backlog: self.scheduler.backlog(now) }
     }
 
     /// What would become of a request of these texts.

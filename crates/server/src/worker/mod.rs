@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::cache::{CacheSize, Pooled, VectorCache};
 use crate::metrics::{Metrics, Waiting};
-use crate::scheduler::{Estimate, Lanes, QueueLimits, Refusal, Scheduler, Speed};
+use crate::scheduler::{Estimate, Lanes, QueueLimits, Refusal, Scheduler, Speed, whole_seconds};
 use crate::vector_key::VectorKey;
 use flights::{Flights, Outcome, Reply};
 use thread::Thread;
@@ -193,9 +193,9 @@ impl Worker {
         self.shared.lock().flights.waiting(self.shared.now())
     }
 
-    /// Seconds in which all that is here will have been computed, about; at least 1.
+    /// Whole seconds in which all that is here will have been computed, about; at least 1.
     pub(crate) fn backlog_seconds(&self) -> u64 {
-        self.shared.lock().flights.backlog_seconds(self.shared.now())
+        whole_seconds(self.waiting().backlog)
     }
 
     /// What the cache holds.

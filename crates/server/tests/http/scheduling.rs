@@ -157,6 +157,40 @@ async fn a_failure_of_the_model_is_a_500_for_its_batch_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_failure_on_a_long_text_is_a_500_for_it_and_nobody_else() {
+    for failure in [Failure::Panic, Failure::Error, Failure::NotANumber, Failure::VectorMissing] {
+        let gate = Gate::new(0);
+        let app = with_lanes(&gate);
+        gate.fail_next(failure);
+        let long = spawn(&app, LONG);
+        gate.until_batches(1).await;
+        gate.open();
+        assert_eq!(long.await.unwrap().status, StatusCode::INTERNAL_SERVER_ERROR, "{failure:?}");
+        for text in ["short", LONG] {
+            assert_vectors(&post(&app, "/embed", query(text)).await, &[text]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failure_on_a_short_text_between_the_steps_of_a_long_one_is_a_500_for_it_alone() {
+    for failure in [Failure::Panic, Failure::Error, Failure::NotANumber, Failure::VectorMissing] {
+        let gate = Gate::new(0);
+        let app = with_lanes(&gate);
+        let long = spawn(&app, LONG);
+        gate.until_batches(1).await;
+        let short = spawn(&app, "short");
+        until_queued(&app, 1.0).await;
+        gate.let_one_batch_through();
+        gate.until_batches(2).await;
+        gate.fail_next(failure);
+        gate.open();
+        assert_eq!(short.await.unwrap().status, StatusCode::INTERNAL_SERVER_ERROR, "{failure:?}");
+        assert_vectors(&long.await.unwrap(), &[LONG]);
+    }
+}
+
+#[tokio::test]
 async fn the_rest_of_a_failed_request_is_not_computed() {
     let gate = Gate::new(0);
     let app = gated(&gate, ServerConfig { max_batch_tokens: 3, ..ServerConfig::default() });
@@ -241,14 +275,16 @@ async fn a_request_over_its_own_time_limit_is_504_and_leaves_the_queue() {
     until_queued(&app, 0.0).await;
     gate.open();
     assert_eq!(first.await.unwrap().status, StatusCode::OK);
-    assert_eq!(post_within(&app, "in time", "60").await.status, StatusCode::OK);
-    assert_eq!(gate.batches(), [vec![ids("first")], vec![ids("in time")]]);
+    for seconds in ["60", "1e300"] {
+        assert_eq!(post_within(&app, "in time", seconds).await.status, StatusCode::OK);
+    }
+    assert_eq!(gate.batches(), [vec![ids("first")], vec![ids("in time")], vec![ids("in time")]]);
 }
 
 #[tokio::test]
 async fn a_time_limit_that_is_none_is_422() {
     let app = ready_app();
-    for seconds in ["0", "-1", "soon", "NaN", "inf", "1e300", ""] {
+    for seconds in ["0", "-1", "soon", "NaN", "inf", ""] {
         let refused = post_within(&app, "text", seconds).await;
         let message =
             format!("X-Request-Timeout: expected a number of seconds above 0, like 2.5, got {seconds:?}");
@@ -294,11 +330,47 @@ async fn a_request_whose_turn_would_come_too_late_is_429() {
     assert!(message.starts_with(start), "{message}");
     assert!(message.ends_with(" s, over the limit of 5 s; try again in about 1 s"), "{message}");
     assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(metric(&app, r#"danaus_requests_rejected_total{reason="queue_seconds"}"#).await, 1.0);
+    let backlog = metric(&app, "danaus_queue_seconds").await;
+    assert!((5.0..=6.0).contains(&backlog), "{backlog}");
     let estimate = post(&app, "/estimate", query("third")).await.json();
     assert_eq!((&estimate["admitted"], &estimate["retry_after"]), (&json!(false), &json!(1)));
     assert!(message.contains(estimate["reason"].as_str().unwrap().split(" about").next().unwrap()));
     // What is on its way already costs nothing more, and is let in.
     assert_eq!(post(&app, "/estimate", query("second")).await.json()["admitted"], json!(true));
+    gate.open();
+    for request in [first, second] {
+        assert_eq!(request.await.unwrap().status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn every_api_says_when_to_come_back_by_the_real_backlog() {
+    let gate = Gate::new(0);
+    let config = ServerConfig { max_queued_texts: 1, max_batch_tokens: 3, ..ServerConfig::default() };
+    // A machine that takes ten seconds a token.
+    let mut service = service_on(Arc::clone(&gate) as _);
+    service.speed.observe(&Load::from_iter([3]), Duration::from_secs(30));
+    let app = app(ready_state(config, service));
+    let first = block(&gate, &app).await;
+    let second = spawn(&app, "second");
+    until_queued(&app, 1.0).await;
+    let apis = [
+        ("/embed", json!({"query": "a"}), "/error/type", "rate_limit_error"),
+        ("/v1/embeddings", json!({"input": "a", "model": "m"}), "/error/type", "rate_limit_error"),
+        ("/embed", json!({"inputs": "a"}), "/error_type", "Overloaded"),
+        ("/", json!({"inputs": "a"}), "/error_type", "Overloaded"),
+    ];
+    for (path, body, place, name) in apis {
+        let refused = post(&app, path, body.to_string()).await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "{path}");
+        assert_eq!(refused.json().pointer(place), Some(&json!(name)), "{path}: {}", refused.body);
+        let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+        // Twice three tokens, less what the first text had already.
+        assert!((31..=60).contains(&seconds), "{seconds}");
+        assert_eq!(refused.header("x-ratelimit-reset"), refused.header("retry-after"));
+    }
+    assert_eq!(metric(&app, r#"danaus_requests_rejected_total{reason="queue_full"}"#).await, 4.0);
     gate.open();
     for request in [first, second] {
         assert_eq!(request.await.unwrap().status, StatusCode::OK);

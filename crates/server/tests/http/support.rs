@@ -233,6 +233,17 @@ impl Gate {
         self.state.lock().unwrap().batches.clone()
     }
 
+    /// Notes a batch and waits until it may pass; how it is to go wrong then.
+    fn pass(&self, texts: &[Text<'_>]) -> Option<Failure> {
+        let mut state = self.state.lock().unwrap();
+        state.batches.push(texts.iter().map(|text| text.ids.to_vec()).collect());
+        while state.permits == 0 {
+            state = self.changed.wait(state).unwrap();
+        }
+        state.permits = state.permits.saturating_sub(usize::from(state.permits != usize::MAX));
+        state.failure.take()
+    }
+
     pub async fn until_batches(&self, count: usize) {
         until(&format!("{count} batches"), || async { self.batches().len() == count }).await;
     }
@@ -273,29 +284,26 @@ impl Backend for Gate {
         texts: &[Text<'_>],
         between: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.embed(texts)?;
-        self.inner.embed_stepwise(texts, between)
+        let failure = self.pass(texts);
+        spoil(self.inner.embed_stepwise(texts, between)?, failure)
     }
 
     fn embed(&self, texts: &[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError> {
-        let mut state = self.state.lock().unwrap();
-        state.batches.push(texts.iter().map(|text| text.ids.to_vec()).collect());
-        while state.permits == 0 {
-            state = self.changed.wait(state).unwrap();
-        }
-        state.permits = state.permits.saturating_sub(usize::from(state.permits != usize::MAX));
-        let failure = state.failure.take();
-        drop(state);
-        let mut vectors = self.inner.embed(texts)?;
-        match failure {
-            None => {}
-            Some(Failure::Panic) => panic!("a test made this batch panic"),
-            Some(Failure::Error) => return Err(EngineError::EmptyText { index: 0 }),
-            Some(Failure::NotANumber) => vectors[0][0] = f32::NAN,
-            Some(Failure::VectorMissing) => drop(vectors.pop()),
-        }
-        Ok(vectors)
+        let failure = self.pass(texts);
+        spoil(self.inner.embed(texts)?, failure)
     }
+}
+
+/// Makes a batch go wrong.
+fn spoil(mut vectors: Vec<Vec<f32>>, failure: Option<Failure>) -> Result<Vec<Vec<f32>>, EngineError> {
+    match failure {
+        None => {}
+        Some(Failure::Panic) => panic!("a test made this batch panic"),
+        Some(Failure::Error) => return Err(EngineError::EmptyText { index: 0 }),
+        Some(Failure::NotANumber) => vectors[0][0] = f32::NAN,
+        Some(Failure::VectorMissing) => drop(vectors.pop()),
+    }
+    Ok(vectors)
 }
 
 /// The application with the small model behind a gate.
