@@ -230,7 +230,7 @@ def gather() -> tuple[Collection, dict[str, tuple[str, str]]]:
         print(package.name, len(collection.texts), len(collection.pairs), flush=True)
     for document in documents.crates(Path.home() / ".cargo" / "registry" / "src"):
         _sections(collection, document, document.sections)
-    account["crates"] = ("those of Cargo.lock", "MIT, Apache-2.0 or BSD-like")
+    account["crates"] = ("those in cargo's cache", "MIT, Apache-2.0, Unicode-3.0, BSD-like and others, by each one's Cargo.toml")
     return collection, account
 
 

@@ -1,9 +1,9 @@
 """Mixed traffic for a long time: memory and descriptors must be at the end what they were once warm, and every request answered.
 
-usage: soak.py BINARY [--seconds 30] [--model MODEL] [--clients 8]
+usage: soak.py BINARY [--seconds 30] [--model MODEL] [--clients 8] [--pause 0]
 
 Half of the clients' requests are short texts; the others are lists, long documents, the other APIs, malformed ones and clients
-that leave. Resident memory is compared with that after a sixth of the time, five minutes at most.
+that leave. With a pause (its mean, in seconds) between a client's requests the machine has time for other work. Resident memory is compared with that after a sixth of the time, five minutes at most.
 """
 
 import argparse
@@ -55,9 +55,10 @@ def traffic(randomness):
     return "/embed", None, None
 
 
-async def client(session, seed, end, outcomes):
+async def client(session, seed, end, pause, outcomes):
     randomness = random.Random(seed)
     while time.monotonic() < end:
+        await asyncio.sleep(randomness.expovariate(1 / pause) if pause else 0)
         path, body, expected = traffic(randomness)
         if body is None:
             await leave(session, randomness)
@@ -89,7 +90,7 @@ async def watch(server, end, samples):
         await asyncio.sleep(1)
 
 
-async def soak(server, seconds, clients):
+async def soak(server, seconds, clients, pause):
     await server.embed()
     await asyncio.sleep(0.5)
     descriptors = server.descriptors()
@@ -97,7 +98,7 @@ async def soak(server, seconds, clients):
     end = time.monotonic() + seconds
     timeout = aiohttp.ClientTimeout(total=120)
     async with aiohttp.ClientSession(f"http://{HOST}:{server.port}", timeout=timeout) as session:
-        work = [client(session, seed, end, outcomes) for seed in range(clients)]
+        work = [client(session, seed, end, pause, outcomes) for seed in range(clients)]
         await asyncio.gather(watch(server, end, samples), *work)
     await server.settled(descriptors)
     compare(samples, seconds, outcomes)
@@ -122,6 +123,7 @@ async def main():
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--model", help="default: a small synthetic one")
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--pause", type=float, default=0, help="seconds between a client's requests, on average")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model or small_model(arguments.binary, folder)
@@ -129,7 +131,7 @@ async def main():
         # Nobody is refused, however slow the machine is.
         options += ["--max-queue-seconds", "0"] if knows(arguments.binary, "--max-queue-seconds") else []
         with Server(arguments.binary, model, *options) as server:
-            await soak(server, arguments.seconds, arguments.clients)
+            await soak(server, arguments.seconds, arguments.clients, arguments.pause)
 
 
 if __name__ == "__main__":
