@@ -60,8 +60,8 @@ TEXTS = [
 ]
 
 
-def tiny_checkpoint():
-    """The test data's names with the smallest shapes, one layer: 6 KB, most of it header."""
+def tiny_checkpoint(integers=False):
+    """The test data's names with the smallest shapes, one layer: 6 KB, most of it header. Its matrices may be 8-bit integers."""
     data = (DATA / "small.safetensors").read_bytes()
     header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
     sizes = {40: 4, 10: 4, 24: 6, 8: 2, 6: 2, 5: 3}
@@ -71,16 +71,21 @@ def tiny_checkpoint():
         if name == "__metadata__" or ".layer.1." in name:
             continue
         shape = blocks.get(name.split(".0.", 1)[-1], [sizes.get(size, size) for size in info["shape"]])
-        end = at + 4 * math.prod(shape)
-        tensors[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, end]}
-        at = end
+        stored = [(name, "F32", 4, shape)]
+        if integers and len(shape) == 2:
+            stored = [(name, "I8", 1, shape), (name + ".scale", "F32", 4, shape[:1])]
+        for name, dtype, size, shape in stored:
+            end = at + size * math.prod(shape)
+            tensors[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, end]}
+            at = end
     text = json.dumps(tensors, separators=(",", ":")).encode()
-    return struct.pack("<Q", len(text)) + text + struct.pack("<f", 0.25) * (at // 4)
+    return struct.pack("<Q", len(text)) + text + (struct.pack("<f", 0.25) * (at // 4 + 1))[:at]
 
 
 def checkpoints():
     config = json.dumps(json.loads((DATA / "small.json").read_text())).encode()
     yield b"{}\n" + tiny_checkpoint()
+    yield b"{}\n" + tiny_checkpoint(integers=True)
     yield b"{}\n" + (DATA / "small.safetensors").read_bytes()
     yield config + b"\n" + (DATA / "small.safetensors").read_bytes()
     for name in ["double", "legacy", "list", "namespace", "one-storage", "strided", "whole-module"]:

@@ -27,6 +27,13 @@ RANDOM = random.Random(1)
 # Most clients of one kind at a time.
 AT_ONCE = 200
 
+# Scenarios that this machine cannot make happen.
+SKIPPED = []
+
+
+class Skipped(Exception):
+    """Why a scenario cannot be made to happen here."""
+
 
 async def many(count, client):
     """Runs `count` clients, some at a time; what they returned, counted."""
@@ -268,7 +275,7 @@ async def full_disk(binary, model):
     with tempfile.TemporaryDirectory() as folder:
         mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
         if mounted.returncode != 0:
-            return "SKIPPED: a small disk cannot be mounted here (needs root and CAP_SYS_ADMIN)"
+            raise Skipped("a small disk cannot be mounted here (needs root and CAP_SYS_ADMIN)")
         try:
             with Server(binary, model, "--padding", "fast", "--padding-cache", folder) as server:
                 await until_prepared(server)
@@ -327,7 +334,7 @@ async def no_descriptors(binary, model):
 async def around_one_server(binary, model, factor, only):
     """What one server must stand, one after the other, and how it is afterwards."""
     scenarios = [
-        (bad_input, (1 if factor == 1 else 10,)),
+        (bad_input, (factor > 1,)),
         (pipelined, (5 * factor,)),
         (vanish_mid_request, (1000 * factor,)),
         (vanish_mid_response, (500 * factor,)),
@@ -348,7 +355,11 @@ async def around_one_server(binary, model, factor, only):
 
 async def report(name, scenario):
     started = time.monotonic()
-    outcome = await scenario
+    try:
+        outcome = await scenario
+    except Skipped as reason:
+        SKIPPED.append(name)
+        outcome = f"SKIPPED: {reason}"
     print(f"faults: {name} ({time.monotonic() - started:.1f} s): {outcome}", flush=True)
 
 
@@ -386,6 +397,8 @@ async def main():
             if only in (None, scenario.__name__):
                 await report(scenario.__name__, scenario(binary, model, *more))
         await silent
+    for name in SKIPPED:  # once more, where it is not overlooked
+        print(f"\n*** faults: SKIPPED, so NOT TESTED: {name} ***\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The dashboard's and the alerts' expressions, asked of a real Prometheus that watches a live server.
 
-usage: python3 dashboard.py http://127.0.0.1:8000    (needs Debian's package prometheus)
+usage: python3 dashboard.py http://127.0.0.1:8000    (needs Debian's package prometheus, and a server with --cache-size)
 """
 
+import itertools
 import json
 import math
 import pathlib
@@ -17,9 +18,19 @@ import urllib.parse
 import urllib.request
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "deploy"
+DASHBOARD = json.loads((DEPLOY / "grafana/danaus.json").read_text())
 # Scrapes of a second, and a window of several: else this would take minutes.
-VARIABLES = {"$__rate_interval": "15s", "$instance": ".*"}
+VARIABLES = {"$__rate_interval": "15s", "$instance": ".*", "$max_inflight_mib": "128"}
 PATIENCE = 120
+
+# By a panel's title and a label: the series that it must show of what `traffic` makes happen.
+SERIES = {
+    "Requests by route": {"route": {"/embed"}},
+    "Requests by status": {"status": {"200", "400"}},
+    "Rejected by reason": {"reason": {"malformed_json"}},
+    "Latency by stage, 95%": {"stage": {"read", "tokenise", "queue", "compute", "finish", "respond"}},
+    "Texts looked up in the cache": {"result": {"hit", "miss"}},
+}
 
 
 def post(base, path, body):
@@ -31,9 +42,10 @@ def post(base, path, body):
         return error.code
 
 
-def traffic(base):
-    """Something of everything that panels show."""
-    assert post(base, "/embed", json.dumps({"query": ["a text", "and another"]})) == 200
+def traffic(base, round):
+    """Something of everything that panels show: texts that are new, known and twice in a request, one too long, a bad request."""
+    new = f"text {round}"
+    assert post(base, "/embed", json.dumps({"query": [new, new, "a text"]})) == 200
     assert post(base, "/embed", json.dumps({"query": "word " * 1000, "truncate": True})) == 200
     assert post(base, "/embed", "{") == 400
 
@@ -47,22 +59,48 @@ def ask(prometheus, path, **parameters):
         sys.exit(f"dashboard: {parameters}\n{error.read().decode()}")
 
 
-def expressions():
-    """Those of the dashboard, each with its panel's title."""
-    for panel in json.loads((DEPLOY / "grafana/danaus.json").read_text())["panels"]:
+def expression(query):
+    """A query with values for the dashboard's variables."""
+    for variable, value in VARIABLES.items():
+        query = query.replace(variable, value)
+    assert "$" not in query, f"{query} has a variable that nothing is known of"
+    return query
+
+
+def panels():
+    """Title, expression and, by label, the values that series must have (None: any), of all that is shown."""
+    for panel in DASHBOARD["panels"]:
         for target in panel["targets"]:
-            expression = target["expr"]
-            for variable, value in VARIABLES.items():
-                expression = expression.replace(variable, value)
-            yield panel["title"], expression
+            named = re.findall(r"{{(\w+)}}", target.get("legendFormat", ""))
+            yield panel["title"], expression(target["expr"]), dict.fromkeys(named) | SERIES.get(panel["title"], {})
 
 
-def without_data(prometheus):
-    def has_data(expression):
-        result = ask(prometheus, "query", query=expression)["result"]
-        return any(math.isfinite(float(series["value"][1])) for series in result)
+def variables():
+    """The same of the variables whose values are a label's."""
+    for variable in DASHBOARD["templating"]["list"]:
+        if variable["type"] == "query":
+            metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
+            yield variable["name"], metric, {label: None}
 
-    return [(title, expression) for title, expression in expressions() if not has_data(expression)]
+
+def lacking(prometheus, query, labels):
+    """What an expression has not got, or nothing."""
+    result = ask(prometheus, "query", query=query)["result"]
+    if not result:
+        return "any data"
+    if not all(math.isfinite(float(series["value"][1])) for series in result):
+        return "numbers alone"
+    for label, wanted in labels.items():
+        values = {series["metric"].get(label) for series in result}
+        if None in values or not (wanted or set()) <= values:
+            return f"{label} of {wanted or 'each series'}, but {values}"
+    return None
+
+
+def all_lacking(prometheus):
+    shown = [*panels(), *variables()]
+    lacks = ((title, query, lacking(prometheus, query, labels)) for title, query, labels in shown)
+    return [f"{title}: {query} has not {lack}" for title, query, lack in lacks if lack]
 
 
 def start(base, folder):
@@ -83,16 +121,19 @@ def start(base, folder):
 
 
 def check_panels(base, prometheus, process):
-    lacking, end = [("all", "")], time.monotonic() + PATIENCE
-    while lacking and time.monotonic() < end and process.poll() is None:
-        traffic(base)
+    assert SERIES.keys() <= {panel["title"] for panel in DASHBOARD["panels"]}, "series of a panel that is not there"
+    lacks, end = ["Prometheus"], time.monotonic() + PATIENCE
+    for round in itertools.count():
+        traffic(base, round)
         time.sleep(1)
         try:
-            lacking = without_data(prometheus)
+            lacks = all_lacking(prometheus)
         except urllib.error.URLError:
             pass  # Prometheus is not up yet
-    assert not lacking, f"no data for {lacking}"
-    print(f"dashboard: {len(list(expressions()))} expressions of panels have data")
+        if not lacks or time.monotonic() > end or process.poll() is not None:
+            break
+    assert not lacks, "\n".join(lacks)
+    print(f"dashboard: {len([*panels(), *variables()])} expressions of panels and variables have the data that they must have")
 
 
 def check_alerts(prometheus):
