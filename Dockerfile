@@ -8,6 +8,8 @@ ENV CARGO_PROFILE_RELEASE_STRIP=true
 COPY Cargo.toml Cargo.lock ./
 COPY crates/simd/Cargo.toml crates/simd/
 COPY crates/kernels/Cargo.toml crates/kernels/
+# Its manifest names them.
+COPY crates/kernels/benches crates/kernels/benches
 COPY crates/model/Cargo.toml crates/model/
 COPY crates/engine/Cargo.toml crates/engine/
 COPY crates/server/Cargo.toml crates/server/
@@ -17,6 +19,7 @@ RUN for crate in simd kernels model engine server; do mkdir crates/$crate/src &&
     && cargo build --release --locked --package danaus \
     && rm -r crates/*/src
 
+COPY models models
 COPY crates crates
 # The empty stand-ins are newer than the sources: make the sources newer still.
 RUN find crates -name '*.rs' -exec touch {} + && cargo build --release --locked --package danaus

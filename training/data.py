@@ -63,11 +63,15 @@ class Tokens:
 
 
 def batch(rows: list[np.ndarray], multiple: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of ids as [B, T] with their mask, T a multiple of `multiple`."""
-    length = max(map(len, rows))
-    length += -length % multiple
-    ids = np.zeros((len(rows), length), dtype=np.int64)
-    mask = np.zeros((len(rows), length), dtype=bool)
+    """Rows of ids as [B, T] with their mask, T a multiple of `multiple` and B of 8 then, by rows without tokens.
+
+    Few shapes are fast: the library compiles code for each that it meets.
+    """
+    length, count = max(map(len, rows)), len(rows)
+    if multiple > 1:
+        length, count = length + -length % multiple, count + -count % 8
+    ids = np.zeros((count, length), dtype=np.int64)
+    mask = np.zeros((count, length), dtype=bool)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row
         mask[i, : len(row)] = True

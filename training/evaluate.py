@@ -45,6 +45,7 @@ class Systems:
     def __init__(self, corpus: Corpus) -> None:
         self.corpus, self.student, self.teacher = corpus, load_exported(), Teacher()
         self.words = self.teacher.embeddings()["word_embeddings.weight"]
+        self.known: dict[str, dict[int, np.ndarray]] = {"student": {}, "static": {}}
 
     def of(self, name: str, rows: list[np.ndarray]) -> np.ndarray:
         """Vectors of token ids by `student`, `teacher` or `static`."""
@@ -67,7 +68,10 @@ class Systems:
         """Vectors of collected texts; the teacher's are those of step 2."""
         if name == "teacher":
             return F.normalize(torch.from_numpy(self.corpus.vectors[numbers].astype(np.float32)), dim=1).numpy()
-        return self.of(name, [self.corpus.tokens.text(n, MAX_TOKENS) for n in numbers])
+        known = self.known[name]
+        missing = [n for n in map(int, numbers) if n not in known]
+        known.update(zip(missing, self.of(name, [self.corpus.tokens.text(n, MAX_TOKENS) for n in missing]), strict=True))
+        return np.array([known[int(n)] for n in numbers])
 
 
 def ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -194,7 +194,7 @@ class Student(nn.Module):
         for layer, taps in zip(self.layers, filters, strict=True):
             x = layer(x, mask, taps)
         kept = mask.float().unsqueeze(-1)
-        return F.normalize((x * kept).sum(0) / kept.sum(0), dim=1)
+        return F.normalize((x * kept).sum(0) / kept.sum(0).clamp_min(1), dim=1)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """`ids` and `mask` are [B, T]."""

@@ -14,11 +14,18 @@ from matplotlib import pyplot  # noqa: E402
 
 def main() -> None:
     lines = read_lines(paths.LOG)
-    offset = max((line["seconds"] for line in lines if line["stage"] == "static"), default=0.0)
+    # Each stage, and each run with a schedule of its own, counts its seconds from nought.
+    offset, before, elapsed = 0.0, 0.0, []
+    for line in lines:
+        if line["seconds"] < before:
+            offset += before
+        before = line["seconds"]
+        elapsed.append(offset + before)
+    static = max((at for at, line in zip(elapsed, lines, strict=True) if line["stage"] == "static"), default=0.0)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     curves: dict[str, list] = {}
-    for line in lines:
-        minutes = (line["seconds"] + (offset if line["stage"] == "encoder" else 0)) / 60
+    for at, line in zip(elapsed, lines, strict=True):
+        minutes = at / 60
         for name, value in line.get("validation", line).items():
             if isinstance(value, float) and name != "seconds":
                 curves.setdefault(name, []).append((minutes, value))
@@ -28,7 +35,7 @@ def main() -> None:
             label = {"distillation": "training", "distance": "validation"}.get(name, name.removesuffix("_at_10"))
             axes.plot(*zip(*points, strict=True), label=label, linewidth=1)
     for axes, title in ((left, "1 - cosine to the teacher"), (right, "recall@10 on validation texts")):
-        axes.axvline(offset / 60, color="grey", linewidth=0.5)
+        axes.axvline(static / 60, color="grey", linewidth=0.5)
         axes.set(title=title, xlabel="minutes of training (before the line: token embeddings alone)")
         axes.grid(alpha=0.3)
         axes.legend()

@@ -29,10 +29,12 @@ from teacher import Teacher
 
 SEED = 1
 WEIGHTS = {"distillation": 1.0, "similarities": 0.5, "contrast": 0.2}
-RATES = {"static": (2e-3, 2e-3), "encoder": (1.5e-3, 5e-4)}  # of the weights, and of the token embeddings
+RATES = {"static": (2e-3, 2e-3), "encoder": (1.5e-4, 3e-5)}  # of the weights, and of the token embeddings
+FILTER_RATE = 0.1  # times the other weights' rate
 WARM_UP_STEPS = 100
-GROUP_TOKENS = 2048
-VALIDATE_SECONDS, CHECKPOINT_SECONDS, LOG_STEPS = 120, 150, 10
+GROUP_TOKENS, MULTIPLE = 2048, 8
+VALIDATE_SECONDS = {"static": 120, "encoder": 720}  # the encoder takes a minute for it
+CHECKPOINT_SECONDS, LOG_STEPS = 150, 10
 
 
 class Static(nn.Module):
@@ -56,6 +58,19 @@ class Static(nn.Module):
         return F.normalize(F.embedding_bag(inverse, x, starts, mode="mean"), dim=1)
 
 
+class Work:
+    """Texts to embed: their tokens, whose embeddings are a leaf of the graph, and groups of similar length."""
+
+    def __init__(self, word: torch.Tensor, rows: list[np.ndarray]) -> None:
+        tokens, inverse = np.unique(np.concatenate(rows), return_inverse=True)
+        self.tokens, self.inverse = torch.from_numpy(tokens), torch.from_numpy(inverse)
+        self.table = word[self.tokens].requires_grad_()
+        self.lengths = np.array([len(row) for row in rows])
+        self.parts = np.split(inverse, np.cumsum(self.lengths)[:-1])
+        self.groups = groups(self.lengths, GROUP_TOKENS)
+        self.longest = int(self.lengths.max()) + MULTIPLE
+
+
 class Trainer:
     """The student, its optimisers, and how far they are."""
 
@@ -66,10 +81,13 @@ class Trainer:
         self._start_from_teacher()
         self.static = Static(self.student)
         self.word = self.student.word.data
-        weights = [p for name, p in self.student.named_parameters() if name != "word"]
+        named = [(name, p) for name, p in self.student.named_parameters() if name != "word"]
+        # A filter's weights move all of its taps at once.
+        filters = {"params": [p for name, p in named if "_filter." in name], "scale": FILTER_RATE}
+        others = {"params": [p for name, p in named if "_filter." not in name], "scale": 1.0}
         self.optimisers = {
             "static": torch.optim.AdamW(self.static.trained(), betas=(0.9, 0.98), weight_decay=0.0),
-            "encoder": torch.optim.AdamW(weights, betas=(0.9, 0.98), weight_decay=0.01),
+            "encoder": torch.optim.AdamW([others, filters], betas=(0.9, 0.98), weight_decay=0.01),
         }
         self.tables = {stage: RowAdam(self.word) for stage in self.optimisers}
         self.progress = {stage: {"step": 0, "seconds": 0.0, "tokens": 0} for stage in self.optimisers}
@@ -83,46 +101,65 @@ class Trainer:
             self.student.norm.weight.copy_(tables["LayerNorm.weight"])
             self.student.norm.bias.copy_(tables["LayerNorm.bias"])
 
-    def embed(self, stage: str, rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Vectors of texts, the tokens that they have, and those tokens' embeddings as a leaf of the graph."""
-        tokens, inverse = np.unique(np.concatenate(rows), return_inverse=True)
-        tokens = torch.from_numpy(tokens)
-        table = self.word[tokens].requires_grad_()
-        lengths = np.array([len(row) for row in rows])
+    def embed(self, stage: str, work: "Work") -> torch.Tensor:
+        """Vectors of texts; for the static stage with their graph, for the encoder without."""
         if stage == "static":
-            return self.static.embed(table, torch.from_numpy(inverse), lengths), tokens, table
-        parts = np.split(inverse, np.cumsum(lengths)[:-1])
-        filters = self.student.filters(int(lengths.max()))
-        vectors: list[torch.Tensor] = []
-        order = groups(lengths, GROUP_TOKENS)
-        for group in order:
-            ids, mask = padded([parts[i] for i in group])
-            vectors.append(self.student.embed(table[ids.T], mask.T, filters, self.dtype))
-        back = torch.from_numpy(np.argsort(np.concatenate(order)))
-        return torch.cat(vectors)[back], tokens, table
+            return self.static.embed(work.table, work.inverse, work.lengths)
+        with torch.no_grad():
+            filters = self.student.filters(work.longest)
+            vectors = [self._embed_group(work, group, filters) for group in work.groups]
+        return torch.cat(vectors)[torch.from_numpy(np.argsort(np.concatenate(work.groups)))]
+
+    def _embed_group(self, work: "Work", group: np.ndarray, filters: list) -> torch.Tensor:
+        ids, mask = padded([work.parts[i] for i in group], MULTIPLE if len(group) > 1 else 1)
+        return self.student.embed(work.table[ids.T], mask.T, filters, self.dtype)[: len(group)]
 
     def step(self, stage: str, batch: Batch, done: float) -> dict[str, float]:
         """One step of training, `done` of the stage's time having passed; returns the losses."""
-        vectors, tokens, table = self.embed(stage, batch.rows)
+        work = Work(self.word, batch.rows)
+        optimiser, progress = self.optimisers[stage], self.progress[stage]
+        optimiser.zero_grad()
+        vectors = self.embed(stage, work)
+        leaf = vectors.detach().requires_grad_()
+        parts = self._losses(leaf, batch)
+        sum(WEIGHTS[name] * part for name, part in parts.items()).backward()
+        if stage == "static":
+            vectors.backward(leaf.grad)
+        else:
+            self._backward(work, leaf.grad)
+        pace = min(1.0, (progress["step"] + 1) / WARM_UP_STEPS) * max(0.02, math.cos(math.pi / 2 * min(done, 1.0)))
+        rate, word_rate = RATES[stage]
+        for group in optimiser.param_groups:
+            group["lr"] = rate * pace * group.get("scale", 1.0)
+            torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+        optimiser.step()
+        self.tables[stage].step(work.tokens, work.table.grad, word_rate * pace)
+        progress["step"] += 1
+        progress["tokens"] += sum(map(len, batch.rows))
+        return {name: part.item() for name, part in parts.items()}
+
+    def _losses(self, vectors: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         taught = torch.from_numpy(batch.taught)
         ours, theirs = vectors[taught], F.normalize(torch.from_numpy(batch.targets)[taught], dim=1)
         parts = {"contrast": losses.contrast(vectors[batch.queries], vectors[batch.passages])}
         if len(ours) > 1:  # pairs need no teacher, and may have none yet
             parts["distillation"] = losses.distillation(ours, theirs)
             parts["similarities"] = losses.similarities(ours, theirs)
-        optimiser, progress = self.optimisers[stage], self.progress[stage]
-        optimiser.zero_grad()
-        sum(WEIGHTS[name] * part for name, part in parts.items()).backward()
-        pace = min(1.0, (progress["step"] + 1) / WARM_UP_STEPS) * max(0.02, math.cos(math.pi / 2 * min(done, 1.0)))
-        rate, word_rate = RATES[stage]
-        for group in optimiser.param_groups:
-            group["lr"] = rate * pace
-        torch.nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 1.0)
-        optimiser.step()
-        self.tables[stage].step(tokens, table.grad, word_rate * pace)
-        progress["step"] += 1
-        progress["tokens"] += sum(map(len, batch.rows))
-        return {name: part.item() for name, part in parts.items()}
+        return parts
+
+    def _backward(self, work: "Work", grad: torch.Tensor) -> None:
+        """Computes the encoder again, a group at a time, for the gradients of its weights from those of the vectors.
+
+        (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021.) A group's hidden states are
+        gone before the next one's come, so that they stay in the processor's cache: quicker than keeping all, for all that it
+        computes twice.
+        """
+        filters = self.student.filters(work.longest)
+        leaves = [tuple(taps.detach().requires_grad_() for taps in layer) for layer in filters]
+        for group in work.groups:
+            self._embed_group(work, group, leaves).backward(grad[torch.from_numpy(group)])
+        taps = [taps for layer in filters for taps in layer]
+        torch.autograd.backward(taps, [leaf.grad for layer in leaves for leaf in layer])
 
     @torch.no_grad()
     def validate(self, stage: str) -> dict[str, float]:
@@ -146,7 +183,7 @@ class Trainer:
 
     def _vectors(self, stage: str, numbers: np.ndarray) -> torch.Tensor:
         rows = [self.corpus.tokens.text(n, 256) for n in numbers]
-        return torch.cat([self.embed(stage, rows[i : i + 256])[0] for i in range(0, len(rows), 256)])
+        return torch.cat([self.embed(stage, Work(self.word, rows[i : i + 256])) for i in range(0, len(rows), 256)])
 
     def save(self) -> None:
         """Writes the checkpoint, whole or not at all."""
@@ -186,7 +223,7 @@ class Trainer:
             last = progress["seconds"] >= 60 * minutes
             if progress["step"] % LOG_STEPS == 0:
                 log(stage, progress, means)
-            if last or now - validated > VALIDATE_SECONDS:
+            if last or now - validated > VALIDATE_SECONDS[stage]:
                 log(stage, progress, {"validation": self.validate(stage)})
                 validated = time.monotonic()
             if last or now - saved > CHECKPOINT_SECONDS:

@@ -3,7 +3,8 @@
 usage: soak.py BINARY [--seconds 30] [--model MODEL] [--clients 8] [--pause 0]
 
 Half of the clients' requests are short texts; the others are lists, long documents, the other APIs, malformed ones and clients
-that leave. With a pause (its mean, in seconds) between a client's requests the machine has time for other work. Resident memory is compared with that after a sixth of the time, five minutes at most.
+that leave. With a pause (its mean, in seconds) between a client's requests the machine has time for other work. Resident
+memory is compared with that after a sixth of the time, five minutes at most.
 """
 
 import argparse

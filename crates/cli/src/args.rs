@@ -1,5 +1,6 @@
 //! The command line, as typed. Every option can also be given as an environment variable.
 
+mod local;
 mod net;
 
 use std::path::PathBuf;
@@ -12,14 +13,18 @@ use danaus_model::{DEFAULT_MODEL, ModelSource};
 use danaus_server::CorsOrigin;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+pub use self::local::{
+    BenchArgs, DownloadArgs, EmbedArgs, InfoArgs, InputFormat, OutputFormat, PrepareArgs, SearchArgs,
+    SynthArgs, VerifyArgs,
+};
 pub use self::net::{ClientArgs, HealthArgs, ListenArgs};
 use crate::keys::Key;
 
 /// Text embeddings from M2-BERT, the long-context retrieval model (up to 32,768 tokens), over HTTP and on the command
 /// line.
 ///
-/// Try it without any download:  danaus serve --model synthetic
-/// (the synthetic model has the real one's shape and speed, and vectors without meaning)
+/// Try it without any download:  danaus serve --model builtin
+/// (a small model that comes with the program; synthetic has the large one's shape and speed, and vectors without meaning)
 #[derive(Debug, Parser)]
 #[command(name = "danaus", version, max_term_width = 110, propagate_version = true)]
 pub struct Cli {
@@ -35,6 +40,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Embed the rows of files, or of standard input
     Embed(EmbedArgs),
+    /// Find the files that say what you ask, with the small model that comes with danaus or any other
+    Search(Box<SearchArgs>),
     /// Write a checkpoint with synthetic weights
     Synth(SynthArgs),
     /// Prepare fast padding for a model ahead of time: some hundred passes of its full length
@@ -74,7 +81,8 @@ pub enum LogFormat {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// A hub id (owner/name), a folder with config.json and a checkpoint, or synthetic, synthetic:2k, :8k, :32k
+    /// A hub id (owner/name), a folder with config.json and a checkpoint, builtin (small, in the program), or synthetic,
+    /// synthetic:2k, :8k, :32k (no meaning)
     ///
     /// The hub's own variables are honoured: HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE.
     #[arg(long, short, env = "DANAUS_MODEL", default_value = DEFAULT_MODEL, value_name = "MODEL")]
@@ -141,9 +149,16 @@ pub struct TextArgs {
     /// Cut texts that are longer than the model takes, instead of refusing them
     #[arg(long, env = "DANAUS_AUTO_TRUNCATE", value_parser = BoolishValueParser::new())]
     pub auto_truncate: bool,
+    #[command(flatten)]
+    pub tokenizer: TokenizerArgs,
+}
+
+/// Which tokenizer.
+#[derive(Debug, Args)]
+pub struct TokenizerArgs {
     /// A tokenizer.json to use instead of the built-in bert-base-uncased
-    #[arg(long, env = "DANAUS_TOKENIZER", value_name = "FILE")]
-    pub tokenizer: Option<PathBuf>,
+    #[arg(long = "tokenizer", env = "DANAUS_TOKENIZER", value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -260,156 +275,6 @@ pub struct LimitArgs {
     pub shutdown_timeout: std::time::Duration,
 }
 
-#[derive(Debug, Args)]
-pub struct EmbedArgs {
-    /// Files to read, in order; standard input without any, or as -
-    #[arg(value_name = "FILE")]
-    pub files: Vec<PathBuf>,
-    /// What a row of the input is
-    #[arg(long, env = "DANAUS_INPUT", default_value = "text", value_name = "FORMAT")]
-    pub input: InputFormat,
-    /// What a row of the output is
-    #[arg(long, env = "DANAUS_OUTPUT", default_value = "jsonl", value_name = "FORMAT")]
-    pub output: OutputFormat,
-    /// File to write, whole or not at all [default: standard output]
-    #[arg(long, short, env = "DANAUS_OUT", value_name = "FILE")]
-    pub out: Option<PathBuf>,
-    /// Report and count bad rows instead of stopping at the first (jsonl leaves them out; npy keeps their place as NaN)
-    #[arg(long, env = "DANAUS_SKIP_ERRORS", value_parser = BoolishValueParser::new())]
-    pub skip_errors: bool,
-    /// Leave vectors as the model pools them, instead of scaling them to unit length
-    #[arg(long, env = "DANAUS_NO_NORMALIZE", value_parser = BoolishValueParser::new())]
-    pub no_normalize: bool,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub compute: ComputeArgs,
-    #[command(flatten)]
-    pub text: TextArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum InputFormat {
-    /// A text a line
-    Text,
-    /// {"text": "..."} a line
-    Jsonl,
-    /// A JSON list of token ids a line, special tokens included
-    Ids,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OutputFormat {
-    /// {"index": 0, "tokens": 7, "embedding": [...]} a line
-    Jsonl,
-    /// One NumPy array [rows, dimension] of float32
-    Npy,
-}
-
-#[derive(Debug, Args)]
-pub struct SynthArgs {
-    /// A config.json, or 80m-2k, 80m-8k, 80m-32k
-    #[arg(long, env = "DANAUS_CONFIG", value_name = "FILE|SHAPE")]
-    pub config: String,
-    /// What the weights are made from: the same seed gives the same bits
-    #[arg(long, env = "DANAUS_SEED", default_value_t = danaus_model::SYNTHETIC_SEED, value_name = "N")]
-    pub seed: u64,
-    /// Folder to write config.json and model.safetensors to
-    #[arg(long, env = "DANAUS_OUT", value_name = "DIR")]
-    pub out: PathBuf,
-    /// Replace files that exist
-    #[arg(long, env = "DANAUS_FORCE", value_parser = BoolishValueParser::new())]
-    pub force: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct PrepareArgs {
-    /// Prepare anew, whatever is there
-    #[arg(long, env = "DANAUS_FORCE", value_parser = BoolishValueParser::new())]
-    pub force: bool,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub compute: ComputeArgs,
-    /// A tokenizer.json to use instead of the built-in bert-base-uncased
-    #[arg(long, env = "DANAUS_TOKENIZER", value_name = "FILE")]
-    pub tokenizer: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct VerifyArgs {
-    /// Files with a text a line; standard input without any
-    #[arg(value_name = "FILE")]
-    pub files: Vec<PathBuf>,
-    /// Most texts to measure: each takes an exact pass
-    #[arg(long, env = "DANAUS_MOST", default_value_t = 50, value_name = "N", value_parser = at_least_one)]
-    pub most: usize,
-    /// Print JSON
-    #[arg(long, env = "DANAUS_JSON", value_parser = BoolishValueParser::new())]
-    pub json: bool,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub compute: ComputeArgs,
-    /// A tokenizer.json to use instead of the built-in bert-base-uncased
-    #[arg(long, env = "DANAUS_TOKENIZER", value_name = "FILE")]
-    pub tokenizer: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct DownloadArgs {
-    #[command(flatten)]
-    pub model: ModelArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct InfoArgs {
-    /// Print JSON
-    #[arg(long, env = "DANAUS_JSON", value_parser = BoolishValueParser::new())]
-    pub json: bool,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub compute: ComputeArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct BenchArgs {
-    /// Lengths of the texts, in tokens
-    #[arg(
-        long,
-        env = "DANAUS_LENGTHS",
-        default_value = "8,128,512",
-        value_delimiter = ',',
-        value_name = "N,N,..."
-    )]
-    #[arg(value_parser = at_least_one)]
-    pub lengths: Vec<usize>,
-    /// Texts in a batch
-    #[arg(long, env = "DANAUS_BATCH", default_value_t = 1, value_name = "N", value_parser = one_to(MAX_BATCH))]
-    pub batch: usize,
-    /// Seconds to measure each length for, after a warm-up (at least three passes, at most 200)
-    #[arg(long, env = "DANAUS_SECONDS", default_value = "3", value_name = "SECONDS", value_parser = seconds)]
-    pub seconds: std::time::Duration,
-    /// Show where the time goes: each stage's share, and how near the machine's peak (measured first) its products come
-    #[arg(long, env = "DANAUS_PROFILE", value_parser = BoolishValueParser::new())]
-    pub profile: bool,
-    /// Measure what the machine itself reaches, without a model: arithmetic in each precision, reading each cache and memory
-    #[arg(long, env = "DANAUS_ROOFLINE", value_parser = BoolishValueParser::new())]
-    pub roofline: bool,
-    /// Print JSON
-    #[arg(long, env = "DANAUS_JSON", value_parser = BoolishValueParser::new())]
-    pub json: bool,
-    /// As for serve; speed depends on a model's shape only, so the default needs no download
-    #[arg(long, short, env = "DANAUS_MODEL", default_value = "synthetic", value_name = "MODEL")]
-    pub model: ModelSource,
-    /// Branch, tag or commit of a hub model [default: main]
-    #[arg(long, env = "DANAUS_REVISION", value_name = "REVISION")]
-    pub revision: Option<String>,
-    #[command(flatten)]
-    pub compute: ComputeArgs,
-}
-
 /// The command line and the environment; leaves the process where they make no sense, or ask for help.
 ///
 /// An empty variable counts as not set, as it does for `PORT` and the hub's variables.
@@ -418,11 +283,17 @@ pub fn parse() -> Cli {
         let value = arg.get_env().and_then(std::env::var_os);
         if value.is_some_and(|value| value.is_empty()) { arg.env(Resettable::Reset) } else { arg }
     };
-    let mut command = Cli::command()
-        .mut_args(unset_if_empty)
-        .mut_subcommands(|subcommand| subcommand.mut_args(unset_if_empty));
+    let mut command =
+        command().mut_args(unset_if_empty).mut_subcommands(|subcommand| subcommand.mut_args(unset_if_empty));
     let matches = command.get_matches_mut();
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
+/// The command line. A search shall work at once, and speed depends on a model's shape only: their default models need no
+/// download.
+fn command() -> clap::Command {
+    let model = |name| move |command: clap::Command| command.mut_arg("model", |arg| arg.default_value(name));
+    Cli::command().mut_subcommand("search", model("builtin")).mut_subcommand("bench", model("synthetic"))
 }
 
 /// An error in how danaus was called, which clap could not see.
@@ -479,7 +350,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent_and_every_option_has_a_variable() {
-        let command = Cli::command();
+        let command = command();
         command.clone().debug_assert();
         for subcommand in command.get_subcommands() {
             for option in subcommand.get_opts() {

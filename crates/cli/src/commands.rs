@@ -6,6 +6,7 @@ pub mod embed;
 pub mod health;
 pub mod info;
 pub mod prepare;
+pub mod search;
 pub mod serve;
 pub mod synth;
 pub mod verify;

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(args) => commands::serve::run(*args),
         Command::Embed(args) => commands::embed::run(args),
+        Command::Search(args) => commands::search::run(*args),
         Command::Synth(args) => commands::synth::run(args),
         Command::Prepare(args) => commands::prepare::run(args),
         Command::Verify(args) => commands::verify::run(args),

@@ -75,6 +75,11 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
     },
+    /// The program was built without its small model.
+    #[error(
+        "this build of danaus has no built-in model: it was made without the feature builtin-model; give --model another one"
+    )]
+    NoBuiltin,
     /// The model could not be got from the hub.
     #[error(transparent)]
     Hub(#[from] HubError),

@@ -3,6 +3,8 @@
 //! Knows no kernel: what to compute with a [`Weights`] is the engine's matter.
 
 mod architecture;
+mod builtin;
+mod bytes;
 mod checkpoint;
 mod config;
 mod digest;
@@ -35,7 +37,7 @@ pub use write::{write_file, write_synthetic};
 /// A model that is ready to be computed with.
 #[derive(Debug, Clone)]
 pub struct LoadedModel {
-    /// What to call it: the hub id, the folder's name, or `synthetic:32k`.
+    /// What to call it: the hub id, the folder's name, `builtin`, or `synthetic:32k`.
     pub id: String,
     /// The hub's commit, where it came from there.
     pub revision: Option<String>,

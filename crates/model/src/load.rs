@@ -8,7 +8,8 @@ use rayon::prelude::*;
 
 use crate::LoadedModel;
 use crate::architecture::{FREQUENCY_NAMES, Source, assemble};
-use crate::checkpoint::Checkpoint;
+use crate::bytes::Bytes;
+use crate::checkpoint::{Checkpoint, FACTORS};
 use crate::config::{ConfigFile, ModelConfig};
 use crate::error::{CheckpointError, LoadError};
 use crate::resolve::resolve;
@@ -58,11 +59,18 @@ pub fn load_checkpoint(
     config: impl Into<ConfigFile>,
     file: &Path,
 ) -> Result<(ModelConfig, Weights), LoadError> {
-    load(config.into(), file).map_err(|error| LoadError::Checkpoint { path: file.to_owned(), error })
+    Bytes::open(file)
+        .and_then(|bytes| load_bytes(config.into(), bytes, file))
+        .map_err(|error| LoadError::Checkpoint { path: file.to_owned(), error })
 }
 
-fn load(config: ConfigFile, file: &Path) -> Result<(ModelConfig, Weights), CheckpointError> {
-    let checkpoint = Checkpoint::open(file)?;
+/// Loads a checkpoint from `bytes`; `file` is what to call it.
+pub(crate) fn load_bytes(
+    config: ConfigFile,
+    bytes: Bytes,
+    file: &Path,
+) -> Result<(ModelConfig, Weights), CheckpointError> {
+    let checkpoint = Checkpoint::new(bytes)?;
     let config = resolve(config, &checkpoint)?;
     let mut reader =
         Reader { config: &config, checkpoint: &checkpoint, used: Vec::new(), missing: Vec::new() };
@@ -138,9 +146,12 @@ impl Source for Reader<'_> {
 /// Logs a warning that names the tensors of the checkpoint that the model has no place for.
 fn warn_of_unknown(checkpoint: &Checkpoint, used: &BTreeSet<&str>, file: &Path) {
     const SHOWN: usize = 20;
+    let is_used = |name: &str| {
+        used.contains(name) || name.strip_suffix(FACTORS).is_some_and(|name| used.contains(name))
+    };
     let unknown: Vec<&str> = checkpoint
         .names()
-        .filter(|name| !used.contains(name) && !is_ignored(name))
+        .filter(|name| !is_used(name) && !is_ignored(name))
         .flat_map(|name| checkpoint.stored_names(name))
         .collect();
     if unknown.is_empty() {

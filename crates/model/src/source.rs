@@ -8,7 +8,7 @@ use crate::config::ModelConfig;
 use crate::error::LoadError;
 use crate::hub::{self, HubError, HubOptions, Snapshot};
 use crate::load::{load_checkpoint, load_folder, read_config};
-use crate::{LoadedModel, synthetic};
+use crate::{LoadedModel, builtin, synthetic};
 
 /// The hub id of the model that is used where none is named.
 pub const DEFAULT_MODEL: &str = "togethercomputer/m2-bert-80M-32k-retrieval";
@@ -16,10 +16,12 @@ pub const DEFAULT_MODEL: &str = "togethercomputer/m2-bert-80M-32k-retrieval";
 /// Seed of the models that [`ModelSource::Synthetic`] names.
 pub const SYNTHETIC_SEED: u64 = 1;
 
-/// Where a model comes from. Reads from text as `synthetic`, `synthetic:2k`, `synthetic:8k`, `synthetic:32k`, the path
-/// of a folder that exists, or a hub id `owner/name`.
+/// Where a model comes from. Reads from text as `builtin`, `synthetic`, `synthetic:2k`, `synthetic:8k`, `synthetic:32k`, the
+/// path of a folder that exists, or a hub id `owner/name`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelSource {
+    /// The small model that comes with the program: 384 dimensions, 2,048 tokens, real vectors.
+    Builtin,
     /// M2-BERT-80M's shape with weights from [`SYNTHETIC_SEED`]: vectors carry no meaning.
     Synthetic(SyntheticSize),
     /// A folder with `config.json` and a checkpoint.
@@ -55,7 +57,7 @@ impl SyntheticSize {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{input:?} {problem}: expected a hub id (owner/name, such as {DEFAULT_MODEL}), a folder with config.json and a \
-     checkpoint, or synthetic (synthetic:2k, synthetic:8k, synthetic:32k)"
+     checkpoint, builtin, or synthetic (synthetic:2k, synthetic:8k, synthetic:32k)"
 )]
 pub struct ModelSourceError {
     input: String,
@@ -68,6 +70,7 @@ impl FromStr for ModelSource {
     fn from_str(input: &str) -> Result<Self, ModelSourceError> {
         let error = |problem| ModelSourceError { input: input.to_owned(), problem };
         let size = match input {
+            builtin::NAME => return Ok(ModelSource::Builtin),
             "synthetic" | "synthetic:32k" => Some(SyntheticSize::K32),
             "synthetic:8k" => Some(SyntheticSize::K8),
             "synthetic:2k" => Some(SyntheticSize::K2),
@@ -88,6 +91,7 @@ impl FromStr for ModelSource {
 impl fmt::Display for ModelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            ModelSource::Builtin => f.write_str(builtin::NAME),
             ModelSource::Synthetic(SyntheticSize::K2) => f.write_str("synthetic:2k"),
             ModelSource::Synthetic(SyntheticSize::K8) => f.write_str("synthetic:8k"),
             ModelSource::Synthetic(SyntheticSize::K32) => f.write_str("synthetic:32k"),
@@ -114,6 +118,7 @@ pub struct LoadOptions {
 /// See [`LoadError`]. A hub that cannot be reached is one within 30 seconds.
 pub fn load(options: &LoadOptions) -> Result<LoadedModel, LoadError> {
     match &options.source {
+        ModelSource::Builtin => builtin::load(),
         ModelSource::Synthetic(size) => {
             let config = ModelConfig::m2_bert_80m(size.max_tokens());
             Ok(LoadedModel { id: options.source.to_string(), ..synthetic(&config, SYNTHETIC_SEED) })

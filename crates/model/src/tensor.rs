@@ -5,10 +5,12 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use danaus_simd::MappedFile;
 use half::{bf16, f16};
 
-/// A tensor of floating-point numbers in row-major order, read as f32 whatever it is stored as.
+use crate::bytes::Bytes;
+
+/// A tensor of numbers in row-major order, read as f32 whatever it is stored as: floating-point numbers, or 8-bit integers
+/// with a factor for each row (of the last dimension).
 ///
 /// Cheap to clone: clones share the data. A tensor of a checkpoint stays in the memory-mapped file, so that its pages
 /// are read when they are touched and can be dropped by the system under memory pressure.
@@ -21,7 +23,17 @@ pub struct Tensor {
 #[derive(Clone)]
 enum Data {
     Owned(Arc<Vec<f32>>),
-    Mapped { file: Arc<MappedFile>, bytes: Range<usize>, float: FloatType },
+    Stored {
+        source: Bytes,
+        bytes: Range<usize>,
+        float: FloatType,
+    },
+    /// Integers, and the factor of each row.
+    Scaled {
+        source: Bytes,
+        bytes: Range<usize>,
+        factors: Arc<[f32]>,
+    },
 }
 
 /// The storage types that weights may have.
@@ -66,18 +78,32 @@ impl Tensor {
         Self { shape: shape.into(), data: Data::Owned(Arc::new(values)) }
     }
 
-    /// A tensor over `bytes` of a mapped file; `None` where they are not in the file or not as many as `shape` needs.
-    pub(crate) fn mapped(
+    /// A tensor over some `bytes` of `source`; `None` where they are not in it or not as many as `shape` needs.
+    pub(crate) fn stored(
         shape: &[usize],
-        file: &Arc<MappedFile>,
+        source: &Bytes,
         bytes: Range<usize>,
         float: FloatType,
     ) -> Option<Self> {
-        let count = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?;
-        let stored = (**file).as_ref().get(bytes.clone())?;
-        (stored.len() == count.checked_mul(float.size())?).then(|| Self {
+        holds(shape, source, &bytes, float.size()).then(|| Self {
             shape: shape.into(),
-            data: Data::Mapped { file: Arc::clone(file), bytes, float },
+            data: Data::Stored { source: source.clone(), bytes, float },
+        })
+    }
+
+    /// As [`Self::stored`], for 8-bit integers, of which each row of the last dimension is multiplied by its factor; `None`
+    /// where there are not as many factors as rows, too.
+    pub(crate) fn scaled(
+        shape: &[usize],
+        source: &Bytes,
+        bytes: Range<usize>,
+        factors: Vec<f32>,
+    ) -> Option<Self> {
+        let &columns = shape.last()?;
+        let fits = holds(shape, source, &bytes, 1) && columns > 0 && factors.len() * columns == bytes.len();
+        fits.then(|| Self {
+            shape: shape.into(),
+            data: Data::Scaled { source: source.clone(), bytes, factors: factors.into() },
         })
     }
 
@@ -100,10 +126,10 @@ impl Tensor {
     pub fn as_f32(&self) -> Option<&[f32]> {
         match &self.data {
             Data::Owned(values) => Some(values),
-            Data::Mapped { float: FloatType::F32, .. } if cfg!(target_endian = "little") => {
-                bytemuck::try_cast_slice(self.stored_bytes()).ok()
+            Data::Stored { source, bytes, float: FloatType::F32 } if cfg!(target_endian = "little") => {
+                bytemuck::try_cast_slice(&source.as_ref()[bytes.clone()]).ok()
             }
-            Data::Mapped { .. } => None,
+            Data::Stored { .. } | Data::Scaled { .. } => None,
         }
     }
 
@@ -127,8 +153,9 @@ impl Tensor {
     /// Gives back the memory of the mapped file's pages, those of its other tensors included: pages that are needed again are
     /// read again.
     pub fn release_pages(&self) {
-        if let Data::Mapped { file, .. } = &self.data {
-            file.release();
+        match &self.data {
+            Data::Owned(_) => {}
+            Data::Stored { source, .. } | Data::Scaled { source, .. } => source.release(),
         }
     }
 
@@ -147,9 +174,23 @@ impl Tensor {
     fn copy_range(&self, start: usize, out: &mut [f32]) {
         match &self.data {
             Data::Owned(values) => out.copy_from_slice(&values[start..start + out.len()]),
-            Data::Mapped { float, .. } => {
+            Data::Stored { source, bytes, float } => {
                 let size = float.size();
-                float.decode(&self.stored_bytes()[start * size..(start + out.len()) * size], out);
+                let stored = &source.as_ref()[bytes.clone()];
+                float.decode(&stored[start * size..(start + out.len()) * size], out);
+            }
+            Data::Scaled { source, bytes, factors } => {
+                let columns = bytes.len() / factors.len();
+                let mut stored = &source.as_ref()[bytes.clone()][start..];
+                let (mut row, mut left, mut out) = (start / columns, columns - start % columns, out);
+                while !out.is_empty() {
+                    let (of_row, others) = out.split_at_mut(left.min(out.len()));
+                    for (out, &byte) in of_row.iter_mut().zip(stored) {
+                        *out = f32::from(byte.cast_signed()) * factors[row];
+                    }
+                    stored = &stored[of_row.len()..];
+                    (row, left, out) = (row + 1, columns, others);
+                }
             }
         }
     }
@@ -176,20 +217,20 @@ impl Tensor {
             Some((start + at, block[at]))
         })
     }
+}
 
-    fn stored_bytes(&self) -> &[u8] {
-        match &self.data {
-            Data::Owned(values) => bytemuck::cast_slice(values),
-            Data::Mapped { file, bytes, .. } => &(**file).as_ref()[bytes.clone()],
-        }
-    }
+/// Whether `bytes` are in `source`, and as many as the elements of `shape`, each of `size` bytes, need.
+fn holds(shape: &[usize], source: &Bytes, bytes: &Range<usize>, size: usize) -> bool {
+    let needed = shape.iter().try_fold(size, |product, &size| product.checked_mul(size));
+    source.as_ref().get(bytes.clone()).is_some_and(|stored| Some(stored.len()) == needed)
 }
 
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let storage = match &self.data {
             Data::Owned(_) => "computed f32".to_owned(),
-            Data::Mapped { float, bytes, .. } => format!("mapped {float:?} at {}", bytes.start),
+            Data::Stored { float, bytes, .. } => format!("stored {float:?} at {}", bytes.start),
+            Data::Scaled { bytes, .. } => format!("stored 8-bit integers at {}", bytes.start),
         };
         write!(f, "Tensor({:?}, {storage})", self.shape)
     }
@@ -199,10 +240,10 @@ impl fmt::Debug for Tensor {
 mod tests {
     use super::*;
 
-    fn mapped(bytes: &[u8]) -> Arc<MappedFile> {
+    fn mapped(bytes: &[u8]) -> Bytes {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        Arc::new(MappedFile::open(file.path()).unwrap())
+        Bytes::open(file.path()).unwrap()
     }
 
     #[test]
@@ -219,7 +260,7 @@ mod tests {
                 let mut padded = vec![0; shift];
                 padded.extend_from_slice(&bytes);
                 let file = mapped(&padded);
-                let tensor = Tensor::mapped(&[3, 2], &file, shift..padded.len(), float).unwrap();
+                let tensor = Tensor::stored(&[3, 2], &file, shift..padded.len(), float).unwrap();
                 let rounded = if float == FloatType::Bf16 {
                     values.map(|x| bf16::from_f32(x).to_f32())
                 } else {
@@ -236,12 +277,40 @@ mod tests {
     }
 
     #[test]
+    fn integers_are_multiplied_by_their_rows_factors() {
+        let bytes = [0, 1, 127, 128, 255, 2, 7, 9, 11u8];
+        let source = mapped(&bytes);
+        let tensor = |shape: &[usize], bytes: Range<usize>, factors: &[f32]| {
+            Tensor::scaled(shape, &source, bytes, factors.to_vec())
+        };
+        let found = tensor(&[1, 2, 3], 1..7, &[0.5, 3.0]).unwrap();
+        assert_eq!(found.to_vec(), [0.5, 63.5, -64.0, -3.0, 6.0, 21.0]);
+        assert!(found.as_f32().is_none());
+        assert_eq!(found.first_non_finite(), None);
+        let found = tensor(&[3, 3], 0..9, &[1.0, 2.0, 0.25]).unwrap();
+        let mut row = [0.0; 3];
+        found.copy_row(2, &mut row);
+        assert_eq!(row, [1.75, 2.25, 2.75]);
+        let bad = tensor(&[3, 3], 0..9, &[1.0, f32::INFINITY, 1.0]).unwrap();
+        assert_eq!(bad.first_non_finite().unwrap().0, 3);
+        for (shape, bytes, factors) in [
+            (&[3, 3][..], 0..9, 2),
+            (&[3, 3], 1..10, 3),
+            (&[3, 2], 0..9, 3),
+            (&[3, 0], 0..0, 3),
+            (&[], 0..1, 1),
+        ] {
+            assert!(tensor(shape, bytes, &vec![1.0; factors]).is_none(), "{shape:?}");
+        }
+    }
+
+    #[test]
     fn a_range_outside_the_file_or_of_another_length_is_no_tensor() {
         let file = mapped(&[0; 16]);
-        assert!(Tensor::mapped(&[4], &file, 0..16, FloatType::F32).is_some());
-        assert!(Tensor::mapped(&[4], &file, 4..20, FloatType::F32).is_none());
-        assert!(Tensor::mapped(&[3], &file, 0..16, FloatType::F32).is_none());
-        assert!(Tensor::mapped(&[usize::MAX, 2], &file, 0..16, FloatType::F32).is_none());
+        assert!(Tensor::stored(&[4], &file, 0..16, FloatType::F32).is_some());
+        assert!(Tensor::stored(&[4], &file, 4..20, FloatType::F32).is_none());
+        assert!(Tensor::stored(&[3], &file, 0..16, FloatType::F32).is_none());
+        assert!(Tensor::stored(&[usize::MAX, 2], &file, 0..16, FloatType::F32).is_none());
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use danaus_engine::{Backend, Padding, Pooling, Profile, Text, measure_peaks};
 use danaus_model::synthetic::uniform;
-use danaus_model::{HubOptions, LoadOptions};
 use serde::Serialize;
 
 use self::profile::{Profiler, StageTime};
@@ -41,8 +40,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     if args.roofline {
         return roofline::run(&args.compute, args.json);
     }
-    let (source, revision) = (args.model.clone(), args.revision.clone());
-    let options = LoadOptions { source, revision, hub: HubOptions::from_env() };
+    let options = args.model.load_options();
     let profile = args.profile.then(Arc::<Profile>::default);
     let (model, backend) = setup::load_profiled(&options, &args.compute, profile.clone())?;
     let (max_tokens, vocabulary) = (backend.max_tokens(), model.config.vocab_size);

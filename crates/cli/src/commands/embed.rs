@@ -35,7 +35,7 @@ pub fn run(args: EmbedArgs) -> anyhow::Result<()> {
         // Ids need none, and so may be of a model that the built-in one does not fit.
         InputFormat::Ids => None,
         InputFormat::Text | InputFormat::Jsonl => {
-            Some(setup::tokenizer(args.text.tokenizer.as_deref(), vocabulary)?)
+            Some(setup::tokenizer(args.text.tokenizer.file.as_deref(), vocabulary)?)
         }
     };
     drop(model);

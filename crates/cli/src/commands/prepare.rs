@@ -12,7 +12,7 @@ pub fn run(args: PrepareArgs) -> anyhow::Result<()> {
     let options = args.model.load_options();
     let (model, backend) = setup::load(&options, &args.compute)?;
     let vocabulary = model.config.vocab_size;
-    let tokenizer = setup::tokenizer(args.tokenizer.as_deref(), vocabulary)?;
+    let tokenizer = setup::tokenizer(args.tokenizer.file.as_deref(), vocabulary)?;
     let store = padding::store(&args.compute, &options, &model, &*backend);
     drop(model);
     if args.force || !padding::load(&store, &*backend) {

@@ -123,7 +123,7 @@ fn load(args: &ServeArgs) -> anyhow::Result<Service> {
     let options = args.model.load_options();
     let (model, backend) = setup::load(&options, &args.compute)?;
     let vocabulary = model.config.vocab_size;
-    let tokenizer = Arc::new(setup::tokenizer(args.text.tokenizer.as_deref(), vocabulary)?);
+    let tokenizer = Arc::new(setup::tokenizer(args.text.tokenizer.file.as_deref(), vocabulary)?);
     let speed = setup::warm_up(&*backend)?;
     let padding = setup::padding(&args.compute, &model);
     if padding == Padding::Fast {

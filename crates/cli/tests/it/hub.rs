@@ -31,7 +31,7 @@ const USES: [&[&str]; 3] = [&["serve", "--port", "0"], &["embed"], &["download"]
 fn assert_gives_up(endpoint: &str, reasons: &[&str]) {
     let home = tempfile::tempdir().unwrap();
     let cache = home.path().join("hub").display().to_string();
-    let mut parts = vec![DEFAULT_MODEL, &cache, "HF_ENDPOINT", "--model", "synthetic", "danaus download"];
+    let mut parts = vec![DEFAULT_MODEL, &cache, "HF_ENDPOINT", "--model builtin", "danaus download"];
     parts.extend(reasons);
     std::thread::scope(|scope| {
         for args in USES {
@@ -64,7 +64,7 @@ fn no_network_wanted() {
     for args in USES {
         let mut command = danaus(args);
         command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", home.path());
-        let parts = [DEFAULT_MODEL, "HF_HUB_OFFLINE", "--model", "synthetic", home.path().to_str().unwrap()];
+        let parts = [DEFAULT_MODEL, "HF_HUB_OFFLINE", "--model builtin", home.path().to_str().unwrap()];
         run_with(&mut command, b"a\n").fails(1, &parts);
     }
 }

@@ -4,6 +4,7 @@
 //! what hangs fails.
 
 mod bench;
+mod builtin;
 mod collector;
 mod common;
 mod deploy;
@@ -18,6 +19,7 @@ mod logs;
 mod net;
 mod output;
 mod padding;
+mod search;
 mod serve;
 mod server;
 mod shutdown;

@@ -4,13 +4,13 @@ use serde_json::Value;
 
 use crate::common::{danaus, danaus_with, embed_lines, rows, run, run_with, small_model};
 
-pub const SUBCOMMANDS: [&str; 9] =
-    ["serve", "embed", "synth", "prepare", "verify", "download", "info", "bench", "health"];
+pub const SUBCOMMANDS: [&str; 10] =
+    ["serve", "embed", "search", "synth", "prepare", "verify", "download", "info", "bench", "health"];
 
 #[test]
 fn help_of_everything() {
     let help = run(&mut danaus(&["--help"])).exits(0).text();
-    assert!(help.contains("danaus serve --model synthetic"), "{help}");
+    assert!(help.contains("danaus serve --model builtin"), "{help}");
     for subcommand in SUBCOMMANDS {
         assert!(help.contains(&format!("\n  {subcommand} ")), "{subcommand} is not in:\n{help}");
         for form in [["help", subcommand], [subcommand, "--help"], [subcommand, "-h"]] {

@@ -1,4 +1,4 @@
-//! Checkpoint files: named tensors in a memory-mapped file, whatever the format.
+//! Checkpoint files: named tensors in a memory-mapped file or in the program, whatever the format.
 
 mod pickle;
 mod record;
@@ -7,17 +7,20 @@ mod torch;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
-use std::sync::Arc;
 
-use danaus_simd::MappedFile;
-
+use crate::bytes::Bytes;
 use crate::error::CheckpointError;
 use crate::tensor::{FloatType, Tensor};
 
-/// The tensors of a checkpoint file by their names without prefixes. Nothing of the data has been read.
+/// As safetensors names 8-bit integers, which are weights where a tensor of this name and [`FACTORS`] has their rows' factors.
+const INTEGERS: &str = "I8";
+
+/// What follows the name of a tensor of integers in that of its factors.
+pub(crate) const FACTORS: &str = ".scale";
+
+/// The tensors of a checkpoint by their names without prefixes. Nothing of the data has been read.
 pub(crate) struct Checkpoint {
-    file: Arc<MappedFile>,
+    bytes: Bytes,
     entries: BTreeMap<String, Vec<Entry>>,
 }
 
@@ -39,20 +42,17 @@ pub(crate) struct Entry {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint; its first bytes decide the format, never its name.
-    pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let file = MappedFile::open(path).map_err(CheckpointError::Read)?;
-        let file = Arc::new(file);
-        let bytes = (*file).as_ref();
-        let entries = match Format::of(bytes)? {
-            Format::Safetensors => safetensors::entries(bytes)?,
-            Format::TorchZip => torch::entries(bytes)?,
+    /// Reads what a checkpoint holds; its first bytes decide the format.
+    pub(crate) fn new(bytes: Bytes) -> Result<Self, CheckpointError> {
+        let entries = match Format::of(bytes.as_ref())? {
+            Format::Safetensors => safetensors::entries(bytes.as_ref())?,
+            Format::TorchZip => torch::entries(bytes.as_ref())?,
         };
         let mut by_name: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
         for entry in entries {
             by_name.entry(without_prefixes(&entry.name).to_owned()).or_default().push(entry);
         }
-        Ok(Self { file, entries: by_name })
+        Ok(Self { bytes, entries: by_name })
     }
 
     /// The shape of a tensor, where there is one of that name.
@@ -73,8 +73,14 @@ impl Checkpoint {
     /// The tensor of that name; `None` where there is none.
     ///
     /// # Errors
-    /// Another shape, a storage type that weights cannot have, or several tensors of that name.
+    /// Another shape, a storage type that weights cannot have, several tensors of that name, or integers without factors.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>, CheckpointError> {
+        let Some(entry) = self.entry(name, shape)? else { return Ok(None) };
+        let tensor = if entry.dtype == INTEGERS { self.integers(entry, name) } else { self.floats(entry) };
+        tensor.map(Some)
+    }
+
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<Option<&Entry>, CheckpointError> {
         let entry = match self.entries.get(name).map(Vec::as_slice) {
             None | Some([]) => return Ok(None),
             Some([entry]) => entry,
@@ -87,13 +93,29 @@ impl Checkpoint {
             let (name, expected, got) = (entry.name.clone(), shape.to_vec(), entry.shape.clone());
             return Err(CheckpointError::Shape { name, expected, got });
         }
+        Ok(Some(entry))
+    }
+
+    /// 8-bit integers, with the factors of their rows.
+    fn integers(&self, entry: &Entry, name: &str) -> Result<Tensor, CheckpointError> {
+        let rows = entry.shape.split_last().map_or(&[][..], |(_, rows)| rows);
+        let factors = format!("{name}{FACTORS}");
+        let Some(factors) = self.entry(&factors, rows)? else {
+            return Err(CheckpointError::Missing { names: vec![factors] });
+        };
+        let factors = self.floats(factors)?.to_vec();
+        Tensor::scaled(&entry.shape, &self.bytes, entry.bytes.clone(), factors)
+            .ok_or_else(|| CheckpointError::OutOfBounds { name: entry.name.clone() })
+    }
+
+    fn floats(&self, entry: &Entry) -> Result<Tensor, CheckpointError> {
         let Some(float) = entry.float else {
             let (name, dtype) = (entry.name.clone(), entry.dtype.clone());
             return Err(CheckpointError::Dtype { name, dtype });
         };
         match &entry.strides {
-            None => self.contiguous(entry, float).map(Some),
-            Some(strides) => self.strided(entry, float, strides).map(Some),
+            None => self.contiguous(entry, float),
+            Some(strides) => self.strided(entry, float, strides),
         }
     }
 
@@ -103,14 +125,14 @@ impl Checkpoint {
         if bytes.end > entry.bytes.end {
             return Err(CheckpointError::OutOfBounds { name: entry.name.clone() });
         }
-        Tensor::mapped(&entry.shape, &self.file, bytes, float)
+        Tensor::stored(&entry.shape, &self.bytes, bytes, float)
             .ok_or_else(|| CheckpointError::OutOfBounds { name: entry.name.clone() })
     }
 
     /// Copies a tensor that is not contiguous, element by element.
     fn strided(&self, entry: &Entry, float: FloatType, strides: &[usize]) -> Result<Tensor, CheckpointError> {
         let out_of_bounds = || CheckpointError::OutOfBounds { name: entry.name.clone() };
-        let bytes = (*self.file).as_ref().get(entry.bytes.clone()).ok_or_else(out_of_bounds)?;
+        let bytes = self.bytes.as_ref().get(entry.bytes.clone()).ok_or_else(out_of_bounds)?;
         let (elements, stored) = (entry.shape.iter().product(), bytes.len() / float.size());
         if elements > stored {
             return Err(CheckpointError::Repeated { name: entry.name.clone(), elements, stored });

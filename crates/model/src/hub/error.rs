@@ -22,7 +22,7 @@ pub enum HubError {
     #[error(
         "{id} (revision {revision}) is not in the cache {}, and HF_HUB_OFFLINE forbids downloading it. {}",
         cache.display(),
-        WAYS_OUT
+        ways_out()
     )]
     Offline {
         /// Hub id.
@@ -36,7 +36,7 @@ pub enum HubError {
     #[error(
         "cannot download {id} (revision {revision}) from {endpoint}: {reason}. The cache {} does not hold it either. {}",
         cache.display(),
-        WAYS_OUT
+        ways_out()
     )]
     Unreachable {
         /// Hub id.
@@ -120,9 +120,18 @@ pub enum HubError {
     },
 }
 
-const WAYS_OUT: &str = "Ways out: give --model the folder of a model that is on this machine; set HF_ENDPOINT to a mirror \
-                        that can be reached; run `danaus download` on a machine with a network and copy its cache folder \
-                        here; or try danaus without a model's meaning by --model synthetic";
+#[cfg(feature = "builtin-model")]
+const WITHOUT_DOWNLOAD: &str = "or use the small model that comes with danaus, --model builtin (vectors of two models do not mix: embed \
+                                everything with the same one)";
+#[cfg(not(feature = "builtin-model"))]
+const WITHOUT_DOWNLOAD: &str = "or try danaus without a model's meaning by --model synthetic";
+
+fn ways_out() -> String {
+    format!(
+        "Ways out: give --model the folder of a model that is on this machine; set HF_ENDPOINT to a mirror that can be reached; \
+         run `danaus download` on a machine with a network and copy its cache folder here; {WITHOUT_DOWNLOAD}"
+    )
+}
 
 fn describe_refusal(status: u16, id: &str, with_token: bool) -> String {
     let what_to_do = match (status, with_token) {

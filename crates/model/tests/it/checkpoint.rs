@@ -263,9 +263,7 @@ fn an_infinite_half_is_found() {
 
 #[test]
 fn other_types_are_an_error_that_names_the_tensor() {
-    for (dtype, size) in
-        [("F64", 8), ("I64", 8), ("I32", 4), ("I8", 1), ("U8", 1), ("BOOL", 1), ("F8_E4M3", 1)]
-    {
+    for (dtype, size) in [("F64", 8), ("I64", 8), ("I32", 4), ("U8", 1), ("BOOL", 1), ("F8_E4M3", 1)] {
         let word = Stored::new(dtype, &[40, 8], vec![0; 320 * size]);
         assert_eq!(
             Checkpoint::small().with(WORD, word).load_error(),
@@ -274,6 +272,34 @@ fn other_types_are_an_error_that_names_the_tensor() {
             )
         );
     }
+}
+
+#[test]
+fn integers_are_weights_where_their_rows_have_factors() {
+    let word = || Stored::new("I8", &[40, 8], (0..320).map(|i| (i % 256) as u8).collect());
+    let factors: Vec<f32> = (0..40).map(|row| row as f32 / 64.0).collect();
+    let scale = format!("{WORD}.scale");
+    let checkpoint = Checkpoint::small().with(WORD, word());
+    let model = load(&checkpoint.clone().with(&scale, Stored::f32(&[40], &factors)));
+    let expected: Vec<f32> =
+        (0..320).map(|i| f32::from(((i % 256) as u8).cast_signed()) * (i / 8) as f32 / 64.0).collect();
+    assert_eq!(model.weights.embeddings.word.to_vec(), expected);
+
+    assert_eq!(checkpoint.load_error(), format!("model.safetensors: tensor {scale} is missing"));
+    let wrong = checkpoint.clone().with(&scale, Stored::f32(&[8], &[1.0; 8]));
+    assert_eq!(wrong.load_error(), format!("model.safetensors: tensor {scale} has shape [8]: expected [40]"));
+    let integers = checkpoint.clone().with(&scale, Stored::new("I8", &[40], vec![1; 40]));
+    assert_eq!(
+        integers.load_error(),
+        format!("model.safetensors: tensor {scale} has type I8: expected float32, float16 or bfloat16")
+    );
+    let mut infinite = factors;
+    infinite[1] = f32::INFINITY;
+    let error = checkpoint.with(&scale, Stored::f32(&[40], &infinite)).load_error();
+    assert_eq!(
+        error,
+        format!("model.safetensors: tensor {WORD} has the value inf at index 8: expected finite numbers")
+    );
 }
 
 #[test]

@@ -23,6 +23,7 @@ fn names_are_understood_and_shown_again() {
         ),
         (folder.to_str().unwrap(), ModelSource::Folder(folder.clone()), folder.to_str().unwrap()),
         (".", ModelSource::Folder(".".into()), "."),
+        ("builtin", ModelSource::Builtin, "builtin"),
     ];
     for (text, source, shown) in cases {
         assert_eq!(parse(text), Ok(source.clone()), "{text}");

@@ -203,6 +203,8 @@ async fn bytes_in_flight_are_limited_over_all_requests() {
                    transfer-encoding: chunked\r\n\r\n";
     let request = format!("{chunked}{:x}\r\n{second}\r\n0\r\n\r\n", second.len());
     assert!(running.exchange(&request).await.starts_with("HTTP/1.1 429 "));
+    let metrics = running.exchange("GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert!(metrics.contains("danaus_requests_rejected_total{reason=\"inflight_bytes\"} 2\n"), "{metrics}");
     // What needs no body goes on.
     assert!(running.get("/health").await.starts_with("HTTP/1.1 200 "));
     gate.open();

@@ -311,30 +311,35 @@ async fn large_texts_do_not_hold_up_small_ones() {
 async fn a_request_whose_turn_would_come_too_late_is_429() {
     let gate = Gate::new(0);
     let config = ServerConfig {
-        max_queue_time: Some(Duration::from_secs(5)),
+        max_queue_time: Some(Duration::from_secs(500)),
         max_batch_tokens: 3,
         ..ServerConfig::default()
     };
-    // A machine that takes a second a token.
+    // A machine that takes a hundred seconds a token, beside which this test's own time is nothing.
     let mut service = service_on(Arc::clone(&gate) as _);
-    service.speed.observe(&Load::from_iter([3]), Duration::from_secs(3));
+    service.speed.observe(&Load::from_iter([3]), Duration::from_secs(300));
     let app = app(ready_state(config, service));
     let first = block(&gate, &app).await;
     let second = spawn(&app, "second");
     until_queued(&app, 1.0).await;
     let refused = post(&app, "/embed", query("third")).await;
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-    // Six seconds, less what the first one had already.
+    // Six hundred seconds, less what the first one had already.
     let message = refused.json()["detail"].as_str().unwrap().to_owned();
     let start = "The server is busy: what is before this request takes about ";
     assert!(message.starts_with(start), "{message}");
-    assert!(message.ends_with(" s, over the limit of 5 s; try again in about 1 s"), "{message}");
-    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert!(message.contains(" s, over the limit of 500 s; try again in about "), "{message}");
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=100).contains(&seconds), "{seconds}");
     assert_eq!(metric(&app, r#"danaus_requests_rejected_total{reason="queue_seconds"}"#).await, 1.0);
     let backlog = metric(&app, "danaus_queue_seconds").await;
-    assert!((5.0..=6.0).contains(&backlog), "{backlog}");
+    assert!((500.0..=600.0).contains(&backlog), "{backlog}");
     let estimate = post(&app, "/estimate", query("third")).await.json();
-    assert_eq!((&estimate["admitted"], &estimate["retry_after"]), (&json!(false), &json!(1)));
+    assert_eq!(estimate["admitted"], json!(false));
+    assert!(
+        estimate["retry_after"].as_u64().is_some_and(|seconds| (1..=100).contains(&seconds)),
+        "{estimate}"
+    );
     assert!(message.contains(estimate["reason"].as_str().unwrap().split(" about").next().unwrap()));
     // What is on its way already costs nothing more, and is let in.
     assert_eq!(post(&app, "/estimate", query("second")).await.json()["admitted"], json!(true));

@@ -69,7 +69,9 @@ fn a_repository_without_a_model_is_an_error_that_says_what_it_lacks() {
 
 /// What every failure to reach the hub says, whatever its reason.
 fn assert_ways_out(error: &str) {
-    for way in ["--model the folder", "HF_ENDPOINT", "`danaus download`", "--model synthetic", "CACHE/hub"] {
+    let without_download =
+        if cfg!(feature = "builtin-model") { "--model builtin" } else { "--model synthetic" };
+    for way in ["--model the folder", "HF_ENDPOINT", "`danaus download`", without_download, "CACHE/hub"] {
         assert!(error.contains(way), "{way}: {error}");
     }
 }

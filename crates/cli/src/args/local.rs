@@ -1,0 +1,176 @@
+//! Commands that need no server: on files, on a model, on this machine.
+
+use std::path::PathBuf;
+
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
+use clap::{Args, ValueEnum};
+
+use super::{ComputeArgs, MAX_BATCH, ModelArgs, TextArgs, TokenizerArgs, at_least_one, one_to, seconds};
+
+#[derive(Debug, Args)]
+pub struct EmbedArgs {
+    /// Files to read, in order; standard input without any, or as -
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// What a row of the input is
+    #[arg(long, env = "DANAUS_INPUT", default_value = "text", value_name = "FORMAT")]
+    pub input: InputFormat,
+    /// What a row of the output is
+    #[arg(long, env = "DANAUS_OUTPUT", default_value = "jsonl", value_name = "FORMAT")]
+    pub output: OutputFormat,
+    /// File to write, whole or not at all [default: standard output]
+    #[arg(long, short, env = "DANAUS_OUT", value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Report and count bad rows instead of stopping at the first (jsonl leaves them out; npy keeps their place as NaN)
+    #[arg(long, env = "DANAUS_SKIP_ERRORS", value_parser = BoolishValueParser::new())]
+    pub skip_errors: bool,
+    /// Leave vectors as the model pools them, instead of scaling them to unit length
+    #[arg(long, env = "DANAUS_NO_NORMALIZE", value_parser = BoolishValueParser::new())]
+    pub no_normalize: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    #[command(flatten)]
+    pub text: TextArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InputFormat {
+    /// A text a line
+    Text,
+    /// {"text": "..."} a line
+    Jsonl,
+    /// A JSON list of token ids a line, special tokens included
+    Ids,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// {"index": 0, "tokens": 7, "embedding": [...]} a line
+    Jsonl,
+    /// One NumPy array [rows, dimension] of float32
+    Npy,
+}
+
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// What to look for, in your own words and in quotes
+    #[arg(value_name = "QUERY", value_parser = NonEmptyStringValueParser::new())]
+    pub query: String,
+    /// Files of UTF-8 text of up to 8 MiB, and folders of them
+    ///
+    /// In folders, hidden files, links, node_modules and caches (folders with a CACHEDIR.TAG, as cargo's target) are left out.
+    #[arg(value_name = "PATH", default_value = ".")]
+    pub paths: Vec<PathBuf>,
+    /// Most files to show
+    #[arg(long, env = "DANAUS_MOST", default_value_t = 5, value_name = "N", value_parser = at_least_one)]
+    pub most: usize,
+    /// Print JSON, an object a line
+    #[arg(long, env = "DANAUS_JSON", value_parser = BoolishValueParser::new())]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    #[command(flatten)]
+    pub tokenizer: TokenizerArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SynthArgs {
+    /// A config.json, or 80m-2k, 80m-8k, 80m-32k
+    #[arg(long, env = "DANAUS_CONFIG", value_name = "FILE|SHAPE")]
+    pub config: String,
+    /// What the weights are made from: the same seed gives the same bits
+    #[arg(long, env = "DANAUS_SEED", default_value_t = danaus_model::SYNTHETIC_SEED, value_name = "N")]
+    pub seed: u64,
+    /// Folder to write config.json and model.safetensors to
+    #[arg(long, env = "DANAUS_OUT", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Replace files that exist
+    #[arg(long, env = "DANAUS_FORCE", value_parser = BoolishValueParser::new())]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PrepareArgs {
+    /// Prepare anew, whatever is there
+    #[arg(long, env = "DANAUS_FORCE", value_parser = BoolishValueParser::new())]
+    pub force: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    #[command(flatten)]
+    pub tokenizer: TokenizerArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Files with a text a line; standard input without any
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Most texts to measure: each takes an exact pass
+    #[arg(long, env = "DANAUS_MOST", default_value_t = 50, value_name = "N", value_parser = at_least_one)]
+    pub most: usize,
+    /// Print JSON
+    #[arg(long, env = "DANAUS_JSON", value_parser = BoolishValueParser::new())]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    #[command(flatten)]
+    pub tokenizer: TokenizerArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DownloadArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// Print JSON
+    #[arg(long, env = "DANAUS_JSON", value_parser = BoolishValueParser::new())]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Lengths of the texts, in tokens
+    #[arg(
+        long,
+        env = "DANAUS_LENGTHS",
+        default_value = "8,128,512",
+        value_delimiter = ',',
+        value_name = "N,N,..."
+    )]
+    #[arg(value_parser = at_least_one)]
+    pub lengths: Vec<usize>,
+    /// Texts in a batch
+    #[arg(long, env = "DANAUS_BATCH", default_value_t = 1, value_name = "N", value_parser = one_to(MAX_BATCH))]
+    pub batch: usize,
+    /// Seconds to measure each length for, after a warm-up (at least three passes, at most 200)
+    #[arg(long, env = "DANAUS_SECONDS", default_value = "3", value_name = "SECONDS", value_parser = seconds)]
+    pub seconds: std::time::Duration,
+    /// Show where the time goes: each stage's share, and how near the machine's peak (measured first) its products come
+    #[arg(long, env = "DANAUS_PROFILE", value_parser = BoolishValueParser::new())]
+    pub profile: bool,
+    /// Measure what the machine itself reaches, without a model: arithmetic in each precision, reading each cache and memory
+    #[arg(long, env = "DANAUS_ROOFLINE", value_parser = BoolishValueParser::new())]
+    pub roofline: bool,
+    /// Print JSON
+    #[arg(long, env = "DANAUS_JSON", value_parser = BoolishValueParser::new())]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+}
