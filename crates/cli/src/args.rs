@@ -40,7 +40,7 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Embed the rows of files, or of standard input
     Embed(EmbedArgs),
-    /// Find the files that say what you ask, with the small model that comes with danaus or any other
+    /// Find the files that say what you ask for
     Search(Box<SearchArgs>),
     /// Write a checkpoint with synthetic weights
     Synth(SynthArgs),
