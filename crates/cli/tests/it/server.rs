@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,22 +21,27 @@ pub struct Server {
 
 /// What a process has written to standard error so far.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<String>>);
+struct Log {
+    lines: Arc<Mutex<String>>,
+    /// Whether that was all.
+    ended: Arc<AtomicBool>,
+}
 
 impl Log {
     fn of(stderr: impl std::io::Read + Send + 'static) -> Self {
         let log = Self::default();
-        let lines = Arc::clone(&log.0);
+        let Self { lines, ended } = log.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 *lines.lock().unwrap() += &(line + "\n");
             }
+            ended.store(true, Ordering::Release);
         });
         log
     }
 
     fn text(&self) -> String {
-        self.0.lock().unwrap().clone()
+        self.lines.lock().unwrap().clone()
     }
 }
 
@@ -83,9 +89,10 @@ impl Server {
         self.process.signal(name);
     }
 
-    /// Waits for the process to end, and returns its exit code.
+    /// Waits for the process to end, and for the last of its log, and returns its exit code.
     pub fn exit_code(&mut self) -> Option<i32> {
         let status = self.process.wait(PATIENCE);
+        eventually(PATIENCE, || self.log.ended.load(Ordering::Acquire).then_some(()));
         status.unwrap_or_else(|| panic!("it does not end:\n{}", self.log())).code()
     }
 

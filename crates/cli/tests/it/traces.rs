@@ -45,8 +45,7 @@ fn a_request_is_a_span_of_its_clients_trace_with_a_span_for_each_stage() {
         [("traceparent", traceparent.as_str()), ("tracestate", "vendor=value"), ("x-request-id", "my-id")];
     let (status, _) = server.post_with("/embed", &json!({"query": [SECRET, "b"]}), &headers);
     assert_eq!(status, 200);
-    let log = server.log();
-    assert!(log.contains("id=\"my-id\"") && log.contains(&format!("trace_id=\"{TRACE}\"")), "{log}");
+    server.wait_for_log(&format!("id=\"my-id\" trace_id=\"{TRACE}\""));
     let (requests, stages) = finished(server, &collector);
 
     let request = &requests["POST /embed"];
