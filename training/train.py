@@ -101,7 +101,7 @@ class Trainer:
             self.student.norm.weight.copy_(tables["LayerNorm.weight"])
             self.student.norm.bias.copy_(tables["LayerNorm.bias"])
 
-    def embed(self, stage: str, work: "Work") -> torch.Tensor:
+    def embed(self, stage: str, work: Work) -> torch.Tensor:
         """Vectors of texts; for the static stage with their graph, for the encoder without."""
         if stage == "static":
             return self.static.embed(work.table, work.inverse, work.lengths)
@@ -110,7 +110,7 @@ class Trainer:
             vectors = [self._embed_group(work, group, filters) for group in work.groups]
         return torch.cat(vectors)[torch.from_numpy(np.argsort(np.concatenate(work.groups)))]
 
-    def _embed_group(self, work: "Work", group: np.ndarray, filters: list) -> torch.Tensor:
+    def _embed_group(self, work: Work, group: np.ndarray, filters: list) -> torch.Tensor:
         ids, mask = padded([work.parts[i] for i in group], MULTIPLE if len(group) > 1 else 1)
         return self.student.embed(work.table[ids.T], mask.T, filters, self.dtype)[: len(group)]
 
@@ -147,12 +147,11 @@ class Trainer:
             parts["similarities"] = losses.similarities(ours, theirs)
         return parts
 
-    def _backward(self, work: "Work", grad: torch.Tensor) -> None:
+    def _backward(self, work: Work, grad: torch.Tensor) -> None:
         """Computes the encoder again, a group at a time, for the gradients of its weights from those of the vectors.
 
         (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021.) A group's hidden states are
-        gone before the next one's come, so that they stay in the processor's cache: quicker than keeping all, for all that it
-        computes twice.
+        gone before the next one's come, so that a batch takes no more memory than its largest group.
         """
         filters = self.student.filters(work.longest)
         leaves = [tuple(taps.detach().requires_grad_() for taps in layer) for layer in filters]
