@@ -61,17 +61,22 @@ fn with_lanes(gate: &Arc<Gate>) -> Router {
 
 const LONG: &str = "a b c d e f g h i j";
 
+/// A long text whose layers have begun, and a short one that the gate holds before one of them.
+async fn short_within_long(gate: &Gate, app: &Router) -> (JoinHandle<Answer>, JoinHandle<Answer>) {
+    let long = spawn(app, LONG);
+    gate.until_batches(1).await;
+    let short = spawn(app, "short");
+    until_queued(app, 1.0).await;
+    gate.let_one_batch_through();
+    gate.until_batches(2).await;
+    (long, short)
+}
+
 #[tokio::test]
 async fn a_short_text_does_not_wait_for_a_long_ones_end() {
     let gate = Gate::new(0);
     let app = with_lanes(&gate);
-    let long = spawn(&app, LONG);
-    gate.until_batches(1).await;
-    let short = spawn(&app, "short");
-    until_queued(&app, 1.0).await;
-    // Before one of the long text's layers, the short one's turn comes.
-    gate.let_one_batch_through();
-    gate.until_batches(2).await;
+    let (long, short) = short_within_long(&gate, &app).await;
     assert_eq!(gate.batches(), [vec![ids(LONG)], vec![ids("short")]]);
     assert!(!long.is_finished(), "the long text still has layers to go");
     gate.open();
@@ -141,7 +146,7 @@ async fn a_failure_of_the_model_is_a_500_for_its_batch_and_nobody_else() {
     let message = "Internal error while computing this request; the server's log has the cause under this \
                    response's X-Request-Id";
     let expected = error_json(message, "server_error", "internal_error");
-    for failure in [Failure::Panic, Failure::Error, Failure::NotANumber, Failure::VectorMissing] {
+    for failure in Failure::ALL {
         let gate = Gate::new(0);
         let app = gated(&gate, ServerConfig::default());
         gate.fail_next(failure);
@@ -158,7 +163,7 @@ async fn a_failure_of_the_model_is_a_500_for_its_batch_and_nobody_else() {
 
 #[tokio::test]
 async fn a_failure_on_a_long_text_is_a_500_for_it_and_nobody_else() {
-    for failure in [Failure::Panic, Failure::Error, Failure::NotANumber, Failure::VectorMissing] {
+    for failure in Failure::ALL {
         let gate = Gate::new(0);
         let app = with_lanes(&gate);
         gate.fail_next(failure);
@@ -174,15 +179,10 @@ async fn a_failure_on_a_long_text_is_a_500_for_it_and_nobody_else() {
 
 #[tokio::test]
 async fn a_failure_on_a_short_text_between_the_steps_of_a_long_one_is_a_500_for_it_alone() {
-    for failure in [Failure::Panic, Failure::Error, Failure::NotANumber, Failure::VectorMissing] {
+    for failure in Failure::ALL {
         let gate = Gate::new(0);
         let app = with_lanes(&gate);
-        let long = spawn(&app, LONG);
-        gate.until_batches(1).await;
-        let short = spawn(&app, "short");
-        until_queued(&app, 1.0).await;
-        gate.let_one_batch_through();
-        gate.until_batches(2).await;
+        let (long, short) = short_within_long(&gate, &app).await;
         gate.fail_next(failure);
         gate.open();
         assert_eq!(short.await.unwrap().status, StatusCode::INTERNAL_SERVER_ERROR, "{failure:?}");

@@ -209,6 +209,10 @@ pub enum Failure {
     VectorMissing,
 }
 
+impl Failure {
+    pub const ALL: [Self; 4] = [Self::Panic, Self::Error, Self::NotANumber, Self::VectorMissing];
+}
+
 impl Gate {
     pub fn new(permits: usize) -> Arc<Self> {
         let state = GateState { batches: Vec::new(), permits, failure: None };
