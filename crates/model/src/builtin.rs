@@ -6,7 +6,7 @@ use crate::LoadedModel;
 use crate::bytes::Bytes;
 use crate::config::ConfigFile;
 use crate::error::LoadError;
-use crate::load::load_bytes;
+use crate::load::{described, load_bytes};
 
 /// What to call it.
 pub(crate) const NAME: &str = "builtin";
@@ -26,9 +26,9 @@ pub(crate) fn load() -> Result<LoadedModel, LoadError> {
     let path = Path::new(NAME);
     let config = ConfigFile::parse(config)
         .map_err(|error| LoadError::Config { path: path.join("config.json"), error })?;
-    let (synthetic, padded) = (config.synthetic, config.padded);
     let path = path.join("model.safetensors");
-    let (config, weights) = load_bytes(config, Bytes::Program(checkpoint), &path)
-        .map_err(|error| LoadError::Checkpoint { path, error })?;
-    Ok(LoadedModel { id: NAME.to_owned(), revision: None, config, weights, synthetic, padded })
+    described(NAME.to_owned(), config, |config| {
+        load_bytes(config, Bytes::Program(checkpoint), &path)
+            .map_err(|error| LoadError::Checkpoint { path, error })
+    })
 }

@@ -30,10 +30,19 @@ pub(crate) const PREFERRED: [&str; 3] = ["model.safetensors", "pytorch_model.bin
 /// Files that are lacking, cannot be read, are damaged, or are of another model.
 pub fn load_folder(path: &Path) -> Result<LoadedModel, LoadError> {
     let config = read_config(&path.join("config.json"))?;
-    let (synthetic, padded) = (config.synthetic, config.padded);
-    let (config, weights) = load_checkpoint(config, &find_checkpoint(path)?)?;
     let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let id = absolute.file_name().unwrap_or(absolute.as_os_str()).to_string_lossy().into_owned();
+    described(id, config, |config| load_checkpoint(config, &find_checkpoint(path)?))
+}
+
+/// The model that `load` loads, with what its `config.json` says beside the sizes.
+pub(crate) fn described(
+    id: String,
+    config: ConfigFile,
+    load: impl FnOnce(ConfigFile) -> Result<(ModelConfig, Weights), LoadError>,
+) -> Result<LoadedModel, LoadError> {
+    let (synthetic, padded) = (config.synthetic, config.padded);
+    let (config, weights) = load(config)?;
     Ok(LoadedModel { id, revision: None, config, weights, synthetic, padded })
 }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::config::ModelConfig;
 use crate::error::LoadError;
 use crate::hub::{self, HubError, HubOptions, Snapshot};
-use crate::load::{load_checkpoint, load_folder, read_config};
+use crate::load::{described, load_checkpoint, load_folder, read_config};
 use crate::{LoadedModel, builtin, synthetic};
 
 /// The hub id of the model that is used where none is named.
@@ -137,11 +137,10 @@ pub fn load(options: &LoadOptions) -> Result<LoadedModel, LoadError> {
 /// A damaged file, which is then removed from the cache, or one of another model.
 pub fn load_snapshot(snapshot: &Snapshot) -> Result<LoadedModel, LoadError> {
     let loaded = read_config(&snapshot.config).and_then(|config| {
-        Ok((config.synthetic, config.padded, load_checkpoint(config, &snapshot.checkpoint)?))
+        described(snapshot.id.clone(), config, |config| load_checkpoint(config, &snapshot.checkpoint))
     });
-    let (synthetic, padded, (config, weights)) = loaded.map_err(|error| blame_damage(snapshot, error))?;
-    let (id, revision) = (snapshot.id.clone(), Some(snapshot.commit.clone()));
-    Ok(LoadedModel { id, revision, config, weights, synthetic, padded })
+    let model = loaded.map_err(|error| blame_damage(snapshot, error))?;
+    Ok(LoadedModel { revision: Some(snapshot.commit.clone()), ..model })
 }
 
 /// Where a file of the cache is not what the hub has, that is the error, and not what came of it.
