@@ -4,6 +4,7 @@ mod backend;
 mod cpu;
 mod device;
 mod embedding;
+pub mod gpu;
 mod machine;
 mod names;
 pub mod padding;

@@ -1,0 +1,5 @@
+//! GPUs: what they do of a backend's work, and who sees to it that it is done right.
+
+mod accelerator;
+
+pub use accelerator::{Accelerator, Description, DeviceError, PaddedText, Pooled};
