@@ -6,15 +6,15 @@
 
 use std::time::Instant;
 
-use danaus_engine::gpu::cuda::{CudaAccelerator, CudaOptions};
+use danaus_engine::gpu::cuda::{CudaAccelerator, CudaOptions, Element};
 use danaus_engine::gpu::{Accelerator, PaddedText, Pooled};
 use danaus_model::{ModelConfig, synthetic};
 
 fn main() {
     let model = synthetic(&ModelConfig::m2_bert_80m(32768), 1);
-    for float32 in [false, true] {
+    for element in [Element::F16, Element::Bf16, Element::F32] {
         let start = Instant::now();
-        let accelerator = match CudaAccelerator::new(&model, &CudaOptions { index: 0, float32 }) {
+        let accelerator = match CudaAccelerator::new(&model, &CudaOptions { index: 0, element }) {
             Ok(accelerator) => accelerator,
             Err(error) => return println!("nothing measured: {error:?}"),
         };

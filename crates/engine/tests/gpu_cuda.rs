@@ -6,19 +6,21 @@
 mod common;
 
 use common::{Case, Embeddings, bits, fixture, golden_ids, read};
-use danaus_engine::gpu::cuda::{CudaAccelerator, CudaOptions};
+use danaus_engine::gpu::cuda::{CudaAccelerator, CudaOptions, Element};
 use danaus_engine::gpu::{Accelerator, PaddedText, Pooled};
 use danaus_engine::padding::distance;
 use danaus_engine::{Padding, finish};
 use danaus_model::{LoadedModel, ModelConfig, load_checkpoint, read_config, synthetic};
 
 /// The largest 1 - cosine to the golden vectors.
-fn tolerance(float32: bool) -> f64 {
-    if float32 { 1e-6 } else { 1e-4 }
+fn tolerance(element: Element) -> f64 {
+    if element == Element::F32 { 1e-6 } else { 1e-4 }
 }
 
-fn accelerator(model: &LoadedModel, float32: bool) -> Option<CudaAccelerator> {
-    match CudaAccelerator::new(model, &CudaOptions { index: 0, float32 }) {
+const ELEMENTS: [Element; 3] = [Element::F32, Element::Bf16, Element::F16];
+
+fn accelerator(model: &LoadedModel, element: Element) -> Option<CudaAccelerator> {
+    match CudaAccelerator::new(model, &CudaOptions { index: 0, element }) {
         Ok(accelerator) => Some(accelerator),
         Err(error) => {
             assert!(std::env::var_os("DANAUS_REQUIRE_CUDA").is_none(), "{error:?}");
@@ -65,10 +67,10 @@ fn tiny_models() {
         let (config, weights) = load_checkpoint(config, &fixture(&format!("{name}/model.safetensors"))).unwrap();
         let max_tokens = config.max_tokens();
         let model = LoadedModel { id: name.to_owned(), revision: None, config, weights, synthetic: true, padded: true };
-        for float32 in [true, false] {
-            let Some(accelerator) = accelerator(&model, float32) else { return };
+        for element in ELEMENTS {
+            let Some(accelerator) = accelerator(&model, element) else { return };
             // So narrow a model rounds more coarsely.
-            check(&accelerator, name, max_tokens, if float32 { 1e-6 } else { 2e-3 });
+            check(&accelerator, name, max_tokens, if element == Element::F32 { 1e-6 } else { 2e-3 });
         }
     }
 }
@@ -77,9 +79,9 @@ fn tiny_models() {
 fn the_80m_models() {
     for (fixture, max_tokens) in [("m2-bert-80m-2k", 2048), ("m2-bert-80m-32k", 32768), ("m2-bert-80m-32k-padded", 32768)] {
         let model = synthetic(&ModelConfig::m2_bert_80m(max_tokens), 1);
-        for float32 in [true, false] {
-            let Some(accelerator) = accelerator(&model, float32) else { return };
-            check(&accelerator, fixture, max_tokens, tolerance(float32));
+        for element in ELEMENTS {
+            let Some(accelerator) = accelerator(&model, element) else { return };
+            check(&accelerator, fixture, max_tokens, tolerance(element));
         }
     }
 }
@@ -87,8 +89,8 @@ fn the_80m_models() {
 #[test]
 fn a_texts_bits_do_not_depend_on_the_batch() {
     let model = synthetic(&ModelConfig::m2_bert_80m(2048), 1);
-    for float32 in [true, false] {
-        let Some(accelerator) = accelerator(&model, float32) else { return };
+    for element in ELEMENTS {
+        let Some(accelerator) = accelerator(&model, element) else { return };
         let lengths = [1, 7, 32, 33, 60, 100, 128, 129, 300, 512, 700, 1500, 2048, 16, 16, 16];
         let ids: Vec<_> = lengths.iter().map(|&length| golden_ids(length)).collect();
         let text = |index: usize| PaddedText {
@@ -118,7 +120,7 @@ fn a_texts_bits_do_not_depend_on_the_batch() {
         assert_eq!(steps, 24);
         for (index, run) in runs.iter().enumerate() {
             for (text, vector) in run.iter().enumerate() {
-                assert!(bits(vector) == bits(&alone[text % ids.len()]), "run {index}, text {text}, float32 {float32}");
+                assert!(bits(vector) == bits(&alone[text % ids.len()]), "run {index}, text {text}, {element:?}");
             }
         }
         for index in [0, 4, 9] {

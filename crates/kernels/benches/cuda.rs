@@ -47,14 +47,14 @@ fn median(gpu: &Gpu, mut work: impl FnMut() -> Result<(), CudaError>) -> Result<
     Ok(times[RUNS / 2])
 }
 
-/// bfloat16 between -1 and 1: zeros would be faster than any data.
+/// Halves between -1 and 1: zeros would be faster than any data.
 fn random(gpu: &Gpu, count: usize) -> Result<GpuBuffer, CudaError> {
     let mut state = count as u64 | 1;
     let values: Vec<u8> = (0..count)
         .flat_map(|_| {
             state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
             let x = (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
-            ((x.to_bits() >> 16) as u16).to_ne_bytes()
+            half::f16::from_f32(x).to_ne_bytes()
         })
         .collect();
     gpu.upload(&values)
@@ -89,7 +89,7 @@ fn products(gpu: &Gpu, library: Option<&LibraryGemm>, rows: usize) -> Result<(),
         {
             let args = ProductArgs {
                 kind,
-                element: Element::Bf16,
+                element: Element::F16,
                 m,
                 n,
                 k,
@@ -144,7 +144,7 @@ fn convolution(gpu: &Gpu, length: usize, texts: usize) -> Result<(), CudaError> 
         projected: &random(gpu, 3 * WIDTH * pitch)?,
         hidden: &random(gpu, WIDTH * pitch)?,
         mixed: &gpu.zeros(WIDTH * pitch * 2)?,
-        element: Element::Bf16,
+        element: Element::F16,
         pitch,
         channels: WIDTH,
         layer: 0,
@@ -168,7 +168,7 @@ fn norm(gpu: &Gpu, rows: usize) -> Result<(), CudaError> {
     let input = random(gpu, 2 * rows * WIDTH)?;
     let (weight, bias) = (gpu.zeros(WIDTH * 4)?, gpu.zeros(WIDTH * 4)?);
     let out = gpu.zeros(rows * WIDTH * 4)?;
-    let args = NormArgs { weight: &weight, bias: &bias, epsilon: 1e-12, width: WIDTH, rows, pitch: rows, out: &out, element: Element::Bf16 };
+    let args = NormArgs { weight: &weight, bias: &bias, epsilon: 1e-12, width: WIDTH, rows, pitch: rows, out: &out, element: Element::F16 };
     let ms = median(gpu, || gpu.layer_norm(&args, &input))?;
     println!("LayerNorm, {rows} rows: {ms:.3} ms ({:.2} TB/s)", (rows * WIDTH * 6) as f64 / ms / 1e9);
     let ms = median(gpu, || gpu.last_layer_norm(&args, &input))?;

@@ -10,7 +10,17 @@ struct bf16 {
     u16 bits;
 };
 
+// IEEE half precision, as its bits.
+struct f16 {
+    u16 bits;
+};
+
 __device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ float widen(f16 x) {
+    float out;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(x.bits));
+    return out;
+}
 __device__ __forceinline__ float widen(bf16 x) { return __uint_as_float(u32(x.bits) << 16); }
 
 // Rounded to nearest, ties to even.
@@ -22,10 +32,9 @@ template <> __device__ __forceinline__ bf16 narrow<bf16>(float x) {
     return out;
 }
 
-// Two values in one word, the first in the low half.
-__device__ __forceinline__ u32 narrow_pair(float low, float high) {
-    u32 out;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+template <> __device__ __forceinline__ f16 narrow<f16>(float x) {
+    f16 out;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
     return out;
 }
 

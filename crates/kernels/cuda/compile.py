@@ -11,7 +11,7 @@ import pathlib
 import re
 import sys
 
-# bfloat16 on tensor cores and asynchronous copies begin here; drivers compile PTX for later GPUs.
+# bfloat16 on tensor cores and asynchronous copies begin here; drivers compile PTX for later GPUs. A source may name another one.
 ARCHITECTURE = "compute_80"
 HERE = pathlib.Path(__file__).parent
 
@@ -40,7 +40,8 @@ def compile_to_ptx(nvrtc, path, macros):
 
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     call("CreateProgram", ctypes.byref(program), path.read_bytes(), path.name.encode(), 0, None, None)
-    options = [f"--gpu-architecture={ARCHITECTURE}", "--std=c++17", f"--include-path={HERE}", "--extra-device-vectorization"]
+    own = re.search(r"^// architecture (\w+)$", path.read_text(), re.MULTILINE)
+    options = [f"--gpu-architecture={own[1] if own else ARCHITECTURE}", "--std=c++17", f"--include-path={HERE}", "--extra-device-vectorization"]
     options += [f"--define-macro={macro}" for macro in macros]
     options = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     failed = call("CompileProgram", program, len(options), options)

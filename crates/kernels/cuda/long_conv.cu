@@ -16,14 +16,20 @@
 // variant long_conv_32768_narrow: VARIANT_POINTS=8192 VARIANT_LEAVES=4 VARIANT_TOGETHER=1
 #include "long_conv.cuh"
 
+// As many blocks on a multiprocessor as 128 registers a thread allow.
+static const int BLOCKS = Tree<VARIANT_POINTS>::THREADS * VARIANT_TOGETHER >= 512 ? 1 : 512 / (Tree<VARIANT_POINTS>::THREADS * VARIANT_TOGETHER);
 static const int POINTS = VARIANT_POINTS, LEAVES = VARIANT_LEAVES, TOGETHER = VARIANT_TOGETHER;
 
-extern "C" __global__ void __launch_bounds__(Tree<POINTS>::THREADS * TOGETHER) long_conv_f32(LongConv p) {
+extern "C" __global__ void __launch_bounds__(Tree<POINTS>::THREADS * TOGETHER, BLOCKS) long_conv_f32(LongConv p) {
     transformed<float, POINTS, LEAVES, TOGETHER>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(Tree<POINTS>::THREADS * TOGETHER) long_conv_bf16(LongConv p) {
+extern "C" __global__ void __launch_bounds__(Tree<POINTS>::THREADS * TOGETHER, BLOCKS) long_conv_bf16(LongConv p) {
     transformed<bf16, POINTS, LEAVES, TOGETHER>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(Tree<POINTS>::THREADS * TOGETHER, BLOCKS) long_conv_f16(LongConv p) {
+    transformed<f16, POINTS, LEAVES, TOGETHER>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(Tree<POINTS>::THREADS) spectra(Spectra p) { transform_taps<POINTS, LEAVES>(p); }

@@ -39,6 +39,7 @@ fn rounded(element: Element, values: &[f32]) -> Vec<f32> {
     match element {
         Element::F32 => values.to_vec(),
         Element::Bf16 => values.iter().map(|&x| f32::from_bits(u32::from(bf16_bits(x)) << 16)).collect(),
+        Element::F16 => values.iter().map(|&x| half::f16::from_f32(x).to_f32()).collect(),
     }
 }
 
@@ -46,6 +47,7 @@ fn upload(gpu: &Gpu, element: Element, values: &[f32]) -> GpuBuffer {
     let bytes: Vec<u8> = match element {
         Element::F32 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
         Element::Bf16 => values.iter().flat_map(|&x| bf16_bits(x).to_ne_bytes()).collect(),
+        Element::F16 => values.iter().flat_map(|&x| half::f16::from_f32(x).to_ne_bytes()).collect(),
     };
     gpu.upload(&bytes).unwrap()
 }
@@ -58,6 +60,9 @@ fn download(gpu: &Gpu, element: Element, buffer: &GpuBuffer, count: usize) -> Ve
         Element::Bf16 => {
             let bits = |x: &[u8]| u32::from(u16::from_ne_bytes(x.try_into().unwrap())) << 16;
             bytes.chunks_exact(2).map(|x| f32::from_bits(bits(x))).collect()
+        }
+        Element::F16 => {
+            bytes.chunks_exact(2).map(|x| half::f16::from_ne_bytes(x.try_into().unwrap()).to_f32()).collect()
         }
     }
 }
@@ -82,6 +87,7 @@ fn tolerance(element: Element) -> f64 {
     match element {
         Element::F32 => 2e-6,
         Element::Bf16 => 4e-3,
+        Element::F16 => 1e-3,
     }
 }
 
@@ -191,7 +197,7 @@ impl Case {
 fn products_in_every_tile() {
     let Some(gpu) = gpu() else { return };
     use ProductKind::{Down, Gated, InLinear, OutLinear, Taps};
-    for element in [Element::F32, Element::Bf16] {
+    for element in [Element::F32, Element::Bf16, Element::F16] {
         for (kind, [m, n, k], blocks) in [
             (InLinear, [2304, 96, 768], 1),
             (InLinear, [192, 32, 64], 1),
@@ -316,7 +322,7 @@ fn convolutions_of_every_length() {
         let class = gpu.length_class(length).unwrap().unwrap();
         assert_eq!(class.length(), length);
         let shortest = if length == 32 { 1 } else { length / 2 + 1 };
-        for element in [Element::F32, Element::Bf16] {
+        for element in [Element::F32, Element::Bf16, Element::F16] {
             let lengths = [length, shortest, (length + shortest) / 2];
             check_convolution(gpu, &class, element, &lengths, length, false);
             check_convolution(gpu, &class, element, &lengths, shortest.div_ceil(2), length < 1000);
@@ -343,7 +349,7 @@ fn rows_are_normalised_and_summed() {
         let expected = reference::layer_norm(&wide(&input), &wide(&weight), &wide(&bias), 1e-12);
         let (weight, bias) = (f32_buffer(&weight), f32_buffer(&bias));
         let input = f32_buffer(&input);
-        for element in [Element::F32, Element::Bf16] {
+        for element in [Element::F32, Element::Bf16, Element::F16] {
             let out = poisoned(gpu, width * pitch * element.bytes());
             let norm = NormArgs { weight: &weight, bias: &bias, epsilon: 1e-12, width, rows, pitch, out: &out, element };
             gpu.layer_norm(&norm, &input).unwrap();
@@ -388,7 +394,7 @@ fn embeddings_are_summed_and_normalised() {
     let expected = transposed(&reference::layer_norm(&sums, &wide(&weight), &wide(&bias), 1e-12), width);
     let f32_buffer = |values: &[f32]| upload(gpu, Element::F32, values);
     let words = |values: &[u32]| gpu.upload(&values.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>()).unwrap();
-    for element in [Element::F32, Element::Bf16] {
+    for element in [Element::F32, Element::Bf16, Element::F16] {
         let out = poisoned(gpu, width * pitch * element.bytes());
         let norm = NormArgs { weight: &f32_buffer(&weight), bias: &f32_buffer(&bias), epsilon: 1e-12, width, rows, pitch, out: &out, element };
         let args = EmbeddingArgs {

@@ -100,50 +100,98 @@ struct RawProduct {
 // SAFETY: integers in C's order, as `Product` in `gemm.cuh`.
 unsafe impl DeviceRepr for RawProduct {}
 
-/// A kernel: its name, its tile and its block of threads, as `gemm_bf16.cu` and `gemm_f32.cu` define them.
+/// A kernel: its tile and its block of threads, as its source defines them.
 #[derive(Debug, Clone, Copy)]
 struct Tile {
+    module: &'static str,
     name: &'static str,
     m: usize,
     n: usize,
     threads: usize,
     shared: usize,
+    /// Whether rows of activations stay, and weights stream by.
+    resident: bool,
 }
 
-const fn tile(name: &'static str, [m, n]: [usize; 2], threads: usize, stages: usize, gated: bool, out: usize) -> Tile {
+/// Bytes of k that a stage holds, by row of a tile.
+const STAGE_ROW: usize = 128;
+
+/// The widest diagonal block whose rows can stay in shared memory.
+const RESIDENT_INPUTS: usize = 192;
+
+/// A tile of `gemm_half.cu`: so many stages.
+const fn tensor_core(name: &'static str, [m, n]: [usize; 2], threads: usize, stages: usize, gated: bool, out: usize) -> Tile {
     let sets = if gated { 2 } else { 1 };
-    let (stage, result) = (sets * (m + n) * 64 * 2, m * (n + 16 / out) * out);
-    let operands = stages * stage;
-    Tile { name, m, n, threads, shared: if operands > result { operands } else { result } }
+    let (operands, result) = (stages * sets * (m + n) * STAGE_ROW, m * (n + 16 / out) * out);
+    let shared = if operands > result { operands } else { result };
+    Tile { module: "", name, m, n, threads, shared, resident: false }
 }
 
-/// Tiles in bfloat16, the largest first.
-const fn bf16_tiles(kind: ProductKind) -> [Tile; 3] {
+/// A tile of `gemm_sm90.cu`: so many warpgroups, of 64 rows each. An operand with its own index contiguous takes whole panels of 64.
+const fn hopper(name: &'static str, groups: usize, n: usize, stages: usize, panels: bool, out: usize) -> Tile {
+    let m = 64 * groups;
+    let stored = if panels { n.next_multiple_of(64) } else { n };
+    let (operands, result) = (stages * (m + stored) * STAGE_ROW, m * (n + 16 / out) * out);
+    let shared = if operands > result { operands } else { result };
+    Tile { module: "", name, m, n, threads: 128 * groups, shared, resident: false }
+}
+
+/// A gated tile of `gemm_sm90.cu`: 128 or 64 rows of both halves, and two stages of weights.
+const fn resident(name: &'static str, groups: usize, n: usize) -> Tile {
+    let (m, steps) = (64 * groups, RESIDENT_INPUTS / 64);
+    let shared = 2 * steps * (m + 2 * n) * STAGE_ROW + m * (n + 8) * 2;
+    Tile { module: "", name, m, n, threads: 128 * groups, shared, resident: true }
+}
+
+/// Tiles of 16-bit products, the largest first.
+fn half_tiles(kind: ProductKind) -> Vec<Tile> {
     match kind {
-        ProductKind::InLinear => [
-            tile("in_linear_large", [256, 128], 256, 3, false, 2),
-            tile("in_linear_medium", [128, 64], 128, 4, false, 2),
-            tile("in_linear_small", [32, 32], 128, 4, false, 2),
+        ProductKind::InLinear => vec![
+            tensor_core("in_linear_large", [256, 128], 256, 3, false, 2),
+            tensor_core("in_linear_medium", [128, 64], 128, 4, false, 2),
+            tensor_core("in_linear_small", [32, 32], 128, 4, false, 2),
         ],
-        ProductKind::OutLinear => [
-            tile("out_linear_large", [128, 256], 256, 3, false, 2),
-            tile("out_linear_medium", [64, 64], 128, 4, false, 2),
-            tile("out_linear_small", [32, 32], 128, 4, false, 2),
+        ProductKind::OutLinear => vec![
+            tensor_core("out_linear_large", [128, 256], 256, 3, false, 2),
+            tensor_core("out_linear_medium", [64, 64], 128, 4, false, 2),
+            tensor_core("out_linear_small", [32, 32], 128, 4, false, 2),
         ],
-        ProductKind::Gated => [
-            tile("gated_large", [128, 128], 256, 3, true, 2),
-            tile("gated_medium", [64, 64], 128, 2, true, 2),
-            tile("gated_small", [32, 32], 128, 3, true, 2),
+        ProductKind::Gated => vec![
+            tensor_core("gated_large", [128, 128], 256, 3, true, 2),
+            tensor_core("gated_medium", [64, 64], 128, 2, true, 2),
+            tensor_core("gated_small", [32, 32], 128, 3, true, 2),
         ],
-        ProductKind::Down | ProductKind::Taps => [
-            tile("down_large", [128, 192], 256, 3, false, 4),
-            tile("down_medium", [64, 64], 128, 4, false, 4),
-            tile("down_small", [32, 32], 128, 4, false, 4),
+        ProductKind::Down | ProductKind::Taps => vec![
+            tensor_core("down_large", [128, 192], 256, 3, false, 4),
+            tensor_core("down_medium", [64, 64], 128, 4, false, 4),
+            tensor_core("down_small", [32, 32], 128, 4, false, 4),
         ],
     }
 }
 
-const fn f32_tile(kind: ProductKind) -> Tile {
+/// The same on Hopper GPUs.
+fn hopper_tiles(kind: ProductKind) -> Vec<Tile> {
+    match kind {
+        ProductKind::InLinear => vec![
+            hopper("in_linear_large", 2, 256, 4, true, 2),
+            hopper("in_linear_medium", 1, 64, 6, true, 2),
+            hopper("in_linear_small", 1, 32, 8, true, 2),
+        ],
+        ProductKind::OutLinear => vec![
+            hopper("out_linear_large", 2, 256, 4, false, 2),
+            hopper("out_linear_medium", 1, 64, 6, false, 2),
+            hopper("out_linear_small", 1, 16, 8, false, 2),
+        ],
+        ProductKind::Gated => vec![resident("gated_large", 2, 64), resident("gated_small", 1, 32)],
+        ProductKind::Down | ProductKind::Taps => vec![
+            hopper("down_large", 2, 192, 4, false, 4),
+            hopper("down_medium", 1, 64, 6, false, 4),
+            hopper("down_small", 1, 16, 8, false, 4),
+        ],
+    }
+}
+
+fn f32_tile(kind: ProductKind) -> Tile {
     let name = match kind {
         ProductKind::InLinear => "in_linear_f32",
         ProductKind::OutLinear => "out_linear_f32",
@@ -151,12 +199,22 @@ const fn f32_tile(kind: ProductKind) -> Tile {
         ProductKind::Down => "down_f32",
         ProductKind::Taps => "taps_f32",
     };
-    Tile { name, m: 64, n: 64, threads: 256, shared: 0 }
+    Tile { module: "gemm_f32", name, m: 64, n: 64, threads: 256, shared: 0, resident: false }
 }
 
 impl Tile {
-    fn blocks(&self, args: &ProductArgs<'_>) -> [usize; 2] {
-        [args.m.div_ceil(self.m), args.n.div_ceil(self.n)]
+    /// Blocks of threads, by dimension.
+    fn blocks(&self, args: &ProductArgs<'_>, multiprocessors: usize) -> [usize; 3] {
+        let m = args.m.div_ceil(self.m);
+        if let (true, Some(gate)) = (self.resident, args.gate) {
+            let (tiles, groups) = ((args.n * gate.share).div_ceil(self.n), args.blocks / gate.share);
+            // Each part of the outputs loads the activations anew: that costs about two tiles.
+            let cost = |&parts: &usize| (m * groups * parts).div_ceil(multiprocessors) * (tiles.div_ceil(parts) + 2);
+            return [(1..=tiles).min_by_key(cost).unwrap_or(1), m, groups];
+        }
+        let n = args.n.div_ceil(self.n);
+        // Blocks that share activations are neighbours: weights stay in the cache anyway.
+        if args.kind == ProductKind::InLinear { [m, n, args.blocks] } else { [n, m, args.blocks] }
     }
 }
 
@@ -191,33 +249,35 @@ impl Gpu {
 
     /// Tiles that the GPU has shared memory for, the largest first.
     fn fitting(&self, args: &ProductArgs<'_>) -> Vec<Tile> {
-        match args.element {
-            Element::F32 => vec![f32_tile(args.kind)],
-            Element::Bf16 => {
-                bf16_tiles(args.kind).into_iter().filter(|tile| tile.shared <= self.shared_memory()).collect()
-            }
-        }
+        let wide = args.kind == ProductKind::Gated && args.k > RESIDENT_INPUTS;
+        let (module, tiles) = match (args.element, self.is_hopper() && !wide) {
+            (Element::F32, _) => return vec![f32_tile(args.kind)],
+            (Element::Bf16, false) => ("gemm_bf16", half_tiles(args.kind)),
+            (Element::F16, false) => ("gemm_f16", half_tiles(args.kind)),
+            (Element::Bf16, true) => ("gemm_sm90_bf16", hopper_tiles(args.kind)),
+            (Element::F16, true) => ("gemm_sm90_f16", hopper_tiles(args.kind)),
+        };
+        let fits = tiles.into_iter().filter(|tile| tile.shared <= self.shared_memory());
+        fits.map(|tile| Tile { module, ..tile }).collect()
     }
 
     /// The largest tile of which there are enough to keep the GPU busy.
     fn tile(&self, args: &ProductArgs<'_>) -> Tile {
         let tiles = self.fitting(args);
         let busy = |tile: &&Tile| {
-            let [m, n] = tile.blocks(args);
-            m * n * args.blocks * 10 >= self.multiprocessors() * 9
+            let blocks: usize = tile.blocks(args, self.multiprocessors()).iter().product();
+            // Activations that stay are divided among as many blocks as there should be.
+            if tile.resident { args.m > tile.m / 2 } else { blocks * 10 >= self.multiprocessors() * 9 }
         };
         *tiles.iter().find(busy).unwrap_or(&tiles[tiles.len() - 1])
     }
 
     fn product_in(&self, args: &ProductArgs<'_>, tile: Tile) -> Result<(), CudaError> {
         let parameters = parameters(args);
-        let module = if args.element == Element::F32 { "gemm_f32" } else { "gemm_bf16" };
-        let function = self.modules.function(module, tile.name, tile.shared)?;
-        let [m, n] = tile.blocks(args);
-        // Blocks that share activations are neighbours: weights stay in the cache anyway.
-        let [x, y] = if args.kind == ProductKind::InLinear { [m, n] } else { [n, m] };
-        assert!(y <= MOST_BLOCKS, "rows of a product");
-        let grid = Grid { blocks: [x, y, args.blocks], threads: tile.threads, shared: tile.shared };
+        let function = self.modules.function(tile.module, tile.name, tile.shared)?;
+        let blocks = tile.blocks(args, self.multiprocessors());
+        assert!(blocks[1] <= MOST_BLOCKS, "rows of a product");
+        let grid = Grid { blocks, threads: tile.threads, shared: tile.shared };
         // SAFETY: `parameters` checked that operands and result are within their buffers.
         unsafe { self.launch(&function, grid, &parameters) }
     }
@@ -227,9 +287,9 @@ impl Gpu {
 fn parameters(args: &ProductArgs<'_>) -> RawProduct {
     let ProductArgs { kind, element, m, n, k, blocks, a, b, c, .. } = *args;
     let size = element.bytes();
-    if element == Element::Bf16 {
+    if element.is_half() {
         let aligned = [a.stride, a.offset, a.step, b.stride, b.offset, b.step, c.stride, c.offset, c.step, k];
-        assert!(aligned.iter().all(|value| value.is_multiple_of(8)), "bfloat16 comes in chunks of 16 bytes");
+        assert!(aligned.iter().all(|value| value.is_multiple_of(8)), "16-bit operands come in chunks of 16 bytes");
     }
     let (a_rows, a_width) = if kind == ProductKind::OutLinear { (k, m) } else { (m, k) };
     let (b_rows, b_width) = if kind == ProductKind::InLinear { (k, n) } else { (n, k) };

@@ -24,6 +24,7 @@ pub struct Gpu {
     pub(super) modules: Modules,
     name: String,
     driver: String,
+    capability: (i32, i32),
     multiprocessors: usize,
     shared_memory: usize,
     /// Bytes that buffers hold at present.
@@ -97,6 +98,7 @@ impl Gpu {
                 CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
             )?,
             modules: Modules::new(&context),
+            capability,
             name,
             driver: format!("CUDA {}.{}", version / 1000, version % 1000 / 10),
             context,
@@ -112,6 +114,11 @@ impl Gpu {
     /// The newest version of CUDA that the driver knows.
     pub fn driver(&self) -> &str {
         &self.driver
+    }
+
+    /// Whether it is a Hopper GPU, whose own instructions nothing else has.
+    pub(super) fn is_hopper(&self) -> bool {
+        self.capability == (9, 0)
     }
 
     /// Multiprocessors: how many blocks of threads run at least at a time.
@@ -237,14 +244,14 @@ fn driver_version() -> Result<i32, DriverError> {
 }
 
 impl GpuBuffer {
-    /// The same memory as bfloat16.
-    pub(super) fn bf16(&self) -> CudaView<'_, half::bf16> {
+    /// The same memory in half precision.
+    pub(super) fn halves(&self) -> CudaView<'_, half::f16> {
         // SAFETY: any two bytes are one.
         unsafe { self.slice.transmute(self.bytes() / 2) }.expect("half as many")
     }
 
-    /// The same memory as bfloat16.
-    pub(super) fn bf16_mut(&mut self) -> CudaViewMut<'_, half::bf16> {
+    /// The same memory in half precision.
+    pub(super) fn halves_mut(&mut self) -> CudaViewMut<'_, half::f16> {
         let count = self.bytes() / 2;
         // SAFETY: any two bytes are one.
         unsafe { self.slice.transmute_mut(count) }.expect("half as many")

@@ -9,7 +9,7 @@ use super::{CudaError, Gpu, GpuBuffer};
 #[derive(Debug)]
 pub struct LibraryGemm(CudaBlasLT);
 
-/// `c [m, n] = a b`, in bfloat16; `batch` times, steps apart in elements.
+/// `c [m, n] = a b`, in half precision; `batch` times, steps apart in elements.
 #[derive(Debug, Clone, Copy)]
 pub struct LibraryProduct {
     /// Rows of the result.
@@ -59,8 +59,11 @@ impl LibraryGemm {
     ) -> Result<(), CudaError> {
         let &LibraryProduct { m, n, k, a_transposed, b_transposed, strides, batch, steps } = product;
         let rows = [if a_transposed { k } else { m }, if b_transposed { n } else { k }, m];
-        for ((buffer, rows), (stride, step)) in [a, b, &*c].into_iter().zip(rows).zip(strides.into_iter().zip(steps)) {
-            assert!(((batch - 1) * step + rows * stride) * 2 <= buffer.bytes(), "an operand of the library's product");
+        let widths = [if a_transposed { m } else { k }, if b_transposed { k } else { n }, n];
+        let buffers = [a, b, &*c];
+        for operand in 0..3 {
+            let before = (batch - 1) * steps[operand] + (rows[operand] - 1) * strides[operand];
+            assert!((before + widths[operand]) * 2 <= buffers[operand].bytes(), "an operand of the library's product");
         }
         // The library's matrices are column-major: ours are their transposes, and so are the factors.
         let config = MatmulConfig {
@@ -84,8 +87,8 @@ impl LibraryGemm {
         let failed = |error| CudaError::Failed(format!("a product of cuBLASLt: {error:?}"));
         // SAFETY: sizes were checked above.
         unsafe {
-            let (a, b, mut c) = (a.bf16(), b.bf16(), c.bf16_mut());
-            Matmul::<half::bf16>::matmul(&self.0, config, &b, &a, &mut c, None, None).map_err(failed)
+            let (a, b, mut c) = (a.halves(), b.halves(), c.halves_mut());
+            Matmul::<half::f16>::matmul(&self.0, config, &b, &a, &mut c, None, None).map_err(failed)
         }
     }
 }

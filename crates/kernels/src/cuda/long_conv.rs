@@ -280,7 +280,11 @@ impl Gpu {
     pub fn long_conv(&self, class: &LengthClass, args: &LongConvArgs<'_>) -> Result<(), CudaError> {
         let &LongConvArgs { channels, pitch, .. } = args;
         let bytes = channels * pitch * args.element.bytes();
-        let name = if args.element == Element::F32 { "long_conv_f32" } else { "long_conv_bf16" };
+        let name = match args.element {
+            Element::F32 => "long_conv_f32",
+            Element::Bf16 => "long_conv_bf16",
+            Element::F16 => "long_conv_f16",
+        };
         let collected = class.collected_bytes(channels, args.range.len());
         let mut start = args.range.start;
         while start < args.range.end {

@@ -36,6 +36,8 @@ pub enum Element {
     F32,
     /// bfloat16
     Bf16,
+    /// IEEE half precision: three more bits than bfloat16 after the point, but nothing beyond 65,504
+    F16,
 }
 
 impl Element {
@@ -43,8 +45,13 @@ impl Element {
     pub fn bytes(self) -> usize {
         match self {
             Element::F32 => 4,
-            Element::Bf16 => 2,
+            Element::Bf16 | Element::F16 => 2,
         }
+    }
+
+    /// Whether it has 16 bits.
+    fn is_half(self) -> bool {
+        self != Element::F32
     }
 
     /// Its name, as kernels have it.
@@ -52,6 +59,7 @@ impl Element {
         match self {
             Element::F32 => "f32",
             Element::Bf16 => "bf16",
+            Element::F16 => "f16",
         }
     }
 }

@@ -18,7 +18,7 @@ macro_rules! modules {
 }
 
 modules! {
-    "filters" "gemm_bf16" "gemm_f32" "long_conv_direct" "rows"
+    "filters" "gemm_bf16" "gemm_f16" "gemm_f32" "gemm_sm90_bf16" "gemm_sm90_f16" "long_conv_direct" "rows"
     "long_conv_64" "long_conv_128" "long_conv_256" "long_conv_512" "long_conv_1024" "long_conv_2048" "long_conv_4096"
     "long_conv_8192" "long_conv_16384" "long_conv_32768" "long_conv_16384_narrow" "long_conv_32768_narrow"
 }
@@ -33,7 +33,8 @@ pub(super) struct Modules {
 #[derive(Debug, Default)]
 struct Loaded {
     modules: HashMap<&'static str, Arc<CudaModule>>,
-    functions: HashMap<(&'static str, &'static str), CudaFunction>,
+    /// With the shared memory that each may use beyond what it declares.
+    functions: HashMap<(&'static str, &'static str), (CudaFunction, usize)>,
 }
 
 impl Modules {
@@ -52,7 +53,8 @@ impl Modules {
         shared: usize,
     ) -> Result<CudaFunction, CudaError> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = loaded.functions.get(&(module, name)) {
+        let known = loaded.functions.get(&(module, name));
+        if let Some((function, _)) = known.filter(|(_, allowed)| *allowed >= shared) {
             return Ok(function.clone());
         }
         let error = |error| CudaError::driver(&format!("loading kernel {name} of {module}"), error);
@@ -71,7 +73,7 @@ impl Modules {
             let attribute = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function.set_attribute(attribute, shared as i32).map_err(error)?;
         }
-        loaded.functions.insert((module, name), function.clone());
+        loaded.functions.insert((module, name), (function.clone(), shared));
         Ok(function)
     }
 }

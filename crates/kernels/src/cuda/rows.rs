@@ -158,7 +158,11 @@ impl Gpu {
             position: args.position.map_or(0, |position| part(position, 0, norm.width * 4)),
             token_type: part(args.token_type, 0, norm.width * 4),
         };
-        let name = if norm.element == Element::F32 { "embed_f32" } else { "embed_bf16" };
+        let name = match norm.element {
+            Element::F32 => "embed_f32",
+            Element::Bf16 => "embed_bf16",
+            Element::F16 => "embed_f16",
+        };
         let function = self.modules.function("rows", name, shared)?;
         let grid = Grid { blocks: [norm.rows.div_ceil(rows), 1, 1], threads: THREADS, shared };
         // SAFETY: sizes were checked; ids and positions are the caller's promise.
@@ -174,7 +178,11 @@ impl Gpu {
     /// Where sizes do not fit the buffers.
     pub fn layer_norm(&self, norm: &NormArgs<'_>, input: &GpuBuffer) -> Result<(), CudaError> {
         let (rows, shared) = norm.tile();
-        let name = if norm.element == Element::F32 { "layer_norm_f32" } else { "layer_norm_bf16" };
+        let name = match norm.element {
+            Element::F32 => "layer_norm_f32",
+            Element::Bf16 => "layer_norm_bf16",
+            Element::F16 => "layer_norm_f16",
+        };
         self.start_norm(norm, input, (name, rows, shared), false)
     }
 

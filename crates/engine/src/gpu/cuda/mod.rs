@@ -14,7 +14,8 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use danaus_kernels::cuda::{CudaError, Element, Gpu, GpuBuffer};
+pub use danaus_kernels::cuda::Element;
+use danaus_kernels::cuda::{CudaError, Gpu, GpuBuffer};
 use danaus_model::{LoadedModel, ModelConfig};
 
 use super::{Accelerator, Description, DeviceError, PaddedText};
@@ -43,8 +44,8 @@ pub enum CudaUnavailable {
 pub struct CudaOptions {
     /// The GPU's number, in the driver's order.
     pub index: usize,
-    /// float32 instead of bfloat16.
-    pub float32: bool,
+    /// The type of weights and activations.
+    pub element: Element,
 }
 
 /// A model on an NVIDIA GPU.
@@ -102,7 +103,7 @@ impl CudaAccelerator {
     /// See [`CudaUnavailable`]; among them a model whose sizes the kernels do not take.
     pub fn new(model: &LoadedModel, options: &CudaOptions) -> Result<Self, CudaUnavailable> {
         let gpu = Gpu::open(options.index)?;
-        let element = if options.float32 { Element::F32 } else { Element::Bf16 };
+        let element = options.element;
         check_sizes(&gpu, &model.config)?;
         let (free, total) = gpu.memory()?;
         let weights = GpuWeights::new(&gpu, model, element)?;

@@ -80,6 +80,10 @@ impl GpuLayer {
                 let values: Vec<_> = tensor.values().iter().map(|&x| half::bf16::from_f32(x)).collect();
                 gpu.upload(bytemuck::cast_slice(&values))
             }
+            Element::F16 => {
+                let values: Vec<_> = tensor.values().iter().map(|&x| half::f16::from_f32(x)).collect();
+                gpu.upload(bytemuck::cast_slice(&values))
+            }
         };
         let affine = |linear: &danaus_model::Linear| {
             Ok(GpuAffine { weight: weight(&linear.weight)?, bias: upload(gpu, &linear.bias.values())? })
