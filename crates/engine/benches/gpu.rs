@@ -12,7 +12,7 @@ use danaus_model::{ModelConfig, synthetic};
 
 fn main() {
     let model = synthetic(&ModelConfig::m2_bert_80m(32768), 1);
-    for element in [Element::F16, Element::Bf16, Element::F32] {
+    for element in [Element::F16, Element::F32] {
         let start = Instant::now();
         let accelerator = match CudaAccelerator::new(&model, &CudaOptions { index: 0, element }) {
             Ok(accelerator) => accelerator,

@@ -5,7 +5,7 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-// bfloat16, as its bits.
+// bfloat16, as its bits: what far fields are stored in.
 struct bf16 {
     u16 bits;
 };
@@ -26,17 +26,20 @@ __device__ __forceinline__ float widen(bf16 x) { return __uint_as_float(u32(x.bi
 // Rounded to nearest, ties to even.
 template <typename T> __device__ __forceinline__ T narrow(float x);
 template <> __device__ __forceinline__ float narrow<float>(float x) { return x; }
-template <> __device__ __forceinline__ bf16 narrow<bf16>(float x) {
-    bf16 out;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
-    return out;
-}
-
 template <> __device__ __forceinline__ f16 narrow<f16>(float x) {
     f16 out;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
     return out;
 }
+
+// Two values in one word, the first in the low half.
+__device__ __forceinline__ u32 narrow_pair(float low, float high) {
+    u32 out;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+    return out;
+}
+__device__ __forceinline__ float widen_low(u32 pair) { return widen(f16{u16(pair & 0xffff)}); }
+__device__ __forceinline__ float widen_high(u32 pair) { return widen(f16{u16(pair >> 16)}); }
 
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752440f)); }
 

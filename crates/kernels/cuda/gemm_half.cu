@@ -1,12 +1,8 @@
-// Matrix products of 16-bit floats with float32 sums, on tensor cores (mma.sync, compute capability 8.0 and later).
-//
-// variant gemm_bf16: VARIANT_HALF=bf16
-// variant gemm_f16: VARIANT_HALF=f16
+// Matrix products of half precision with float32 sums, on tensor cores (mma.sync, compute capability 8.0 and later).
 //
 // A block of threads computes a tile BM x BN; operands stream through STAGES buffers in shared memory, 64 of k at a time, in chunks
 // of 16 bytes that are permuted so that neither the copies nor ldmatrix meet bank conflicts.
 #include "gemm.cuh"
-#include "half.cuh"
 
 static const int BK = 64;
 
@@ -33,7 +29,7 @@ __device__ __forceinline__ void load_matrices(u32 (&out)[4], u32 address, bool t
 }
 
 __device__ __forceinline__ void multiply_add(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." HALF_NAME "." HALF_NAME ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -50,7 +46,7 @@ template <int EXTENT, Major MAJOR, int THREADS> struct Tile {
     }
 
     // Begins to copy the part at (start, k); what lies beyond `extent` or `depth` is zero.
-    __device__ static void load(u32 target, const half16 *data, int stride, int start, int extent, int k, int depth) {
+    __device__ static void load(u32 target, const f16 *data, int stride, int start, int extent, int k, int depth) {
 #pragma unroll
         for (int turn = 0; turn < (CHUNKS + THREADS - 1) / THREADS; turn++) {
             int index = threadIdx.x + turn * THREADS;
@@ -58,7 +54,7 @@ template <int EXTENT, Major MAJOR, int THREADS> struct Tile {
             int row = index / ROW_CHUNKS, chunk = index % ROW_CHUNKS;
             int at = start + (MAJOR == MAJOR_K ? row : chunk * 8), step = k + (MAJOR == MAJOR_K ? chunk * 8 : row);
             bool valid = at < extent && step < depth;
-            const half16 *source = data + (MAJOR == MAJOR_K ? size_t(at) * stride + step : size_t(step) * stride + at);
+            const f16 *source = data + (MAJOR == MAJOR_K ? size_t(at) * stride + step : size_t(step) * stride + at);
             copy_chunk(target + offset(row, chunk), valid ? source : data, valid);
         }
     }
@@ -93,12 +89,12 @@ struct Gemm {
         u32 shared = shared_address(memory);
         int block = blockIdx.z, m0 = blockIdx.y * BM, n0 = blockIdx.x * BN;
         if (EPILOGUE == BIAS_M) m0 = blockIdx.x * BM, n0 = blockIdx.y * BN;
-        const half16 *a[2], *b[2];
+        const f16 *a[2], *b[2];
         int shared_block = block / p.a_share;
-        a[0] = (const half16 *)p.a.data + size_t(shared_block) * p.a_step;
-        b[0] = (const half16 *)p.b.data + size_t(block) * p.b_step;
-        a[1] = (const half16 *)p.gate_a.data + size_t(shared_block) * p.a_step;
-        b[1] = (const half16 *)p.gate_b.data + size_t(block) * p.b_step;
+        a[0] = (const f16 *)p.a.data + size_t(shared_block) * p.a_step;
+        b[0] = (const f16 *)p.b.data + size_t(block) * p.b_step;
+        a[1] = (const f16 *)p.gate_a.data + size_t(shared_block) * p.a_step;
+        b[1] = (const f16 *)p.gate_b.data + size_t(block) * p.b_step;
         auto load = [&](int step) {
             u32 stage = shared + (step % STAGES) * STAGE_BYTES;
 #pragma unroll
@@ -185,7 +181,7 @@ struct Gemm {
             uint4 chunk = *(const uint4 *)&tile[row * OUT_STRIDE + column];
             size_t at = size_t(m0 + row) * p.c_stride + n0 + column;
             if (EPILOGUE == BIAS_N_RESIDUAL) {
-                const half16 *residual = (const half16 *)p.residual + size_t(block) * p.c_step + at;
+                const f16 *residual = (const f16 *)p.residual + size_t(block) * p.c_step + at;
                 float *values = (float *)&chunk;
 #pragma unroll
                 for (int e = 0; e < PER_CHUNK; e++) values[e] += widen(residual[e]);
@@ -203,17 +199,17 @@ struct Gemm {
                                                        Gemm<BM, BN, WM, WN, STAGES, A, B, EPILOGUE, GATED, OUT>::SHARED};
 
 // Weights by channel-major activations: [3H, H] x [H, tokens] -> [3H, tokens].
-GEMM(in_linear_large, 256, 128, 64, 64, 3, MAJOR_K, MAJOR_MN, BIAS_M, false, half16)
-GEMM(in_linear_medium, 128, 64, 64, 32, 4, MAJOR_K, MAJOR_MN, BIAS_M, false, half16)
-GEMM(in_linear_small, 32, 32, 16, 16, 4, MAJOR_K, MAJOR_MN, BIAS_M, false, half16)
+GEMM(in_linear_large, 256, 128, 64, 64, 3, MAJOR_K, MAJOR_MN, BIAS_M, false, f16)
+GEMM(in_linear_medium, 128, 64, 64, 32, 4, MAJOR_K, MAJOR_MN, BIAS_M, false, f16)
+GEMM(in_linear_small, 32, 32, 16, 16, 4, MAJOR_K, MAJOR_MN, BIAS_M, false, f16)
 // Channel-major activations by weights: [tokens, H].
-GEMM(out_linear_large, 128, 256, 64, 64, 3, MAJOR_MN, MAJOR_K, BIAS_N, false, half16)
-GEMM(out_linear_medium, 64, 64, 32, 32, 4, MAJOR_MN, MAJOR_K, BIAS_N, false, half16)
-GEMM(out_linear_small, 32, 32, 16, 16, 4, MAJOR_MN, MAJOR_K, BIAS_N, false, half16)
+GEMM(out_linear_large, 128, 256, 64, 64, 3, MAJOR_MN, MAJOR_K, BIAS_N, false, f16)
+GEMM(out_linear_medium, 64, 64, 32, 32, 4, MAJOR_MN, MAJOR_K, BIAS_N, false, f16)
+GEMM(out_linear_small, 32, 32, 16, 16, 4, MAJOR_MN, MAJOR_K, BIAS_N, false, f16)
 // Both halves of the MLP's first product, GELU and gate: [tokens, I].
-GEMM(gated_large, 128, 128, 64, 32, 3, MAJOR_K, MAJOR_K, PLAIN, true, half16)
-GEMM(gated_medium, 64, 64, 32, 32, 2, MAJOR_K, MAJOR_K, PLAIN, true, half16)
-GEMM(gated_small, 32, 32, 16, 16, 3, MAJOR_K, MAJOR_K, PLAIN, true, half16)
+GEMM(gated_large, 128, 128, 64, 32, 3, MAJOR_K, MAJOR_K, PLAIN, true, f16)
+GEMM(gated_medium, 64, 64, 32, 32, 2, MAJOR_K, MAJOR_K, PLAIN, true, f16)
+GEMM(gated_small, 32, 32, 16, 16, 3, MAJOR_K, MAJOR_K, PLAIN, true, f16)
 // The MLP's second product with bias and residual: [tokens, H] in float32.
 GEMM(down_large, 128, 192, 64, 48, 3, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, false, float)
 GEMM(down_medium, 64, 64, 32, 32, 4, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, false, float)

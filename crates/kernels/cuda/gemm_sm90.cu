@@ -1,14 +1,11 @@
-// Matrix products of 16-bit floats with float32 sums on Hopper GPUs, whose warpgroups multiply straight from shared memory (wgmma).
+// Matrix products of half precision with float32 sums on Hopper GPUs, whose warpgroups multiply straight from shared memory (wgmma).
 //
 // architecture compute_90a
-// variant gemm_sm90_bf16: VARIANT_HALF=bf16
-// variant gemm_sm90_f16: VARIANT_HALF=f16
 //
 // A warpgroup computes 64 x BN. Operands stream through STAGES buffers in shared memory, 64 of k at a time, in the layouts with
 // 128-byte swizzle that the instruction reads: of an operand with k contiguous, rows of 128 bytes; of one with its own index
 // contiguous, panels of 64 of it, each with rows of 128 bytes by k. Chunks of 16 bytes are permuted by the row's last three bits.
 #include "gemm.cuh"
-#include "half.cuh"
 #include "wgmma.cuh"
 
 static const int BK = 64;
@@ -59,7 +56,7 @@ template <int EXTENT, Major MAJOR, int THREADS> struct Tile {
     static const int CHUNKS = EXTENT * BK / 8;
 
     // Begins to copy the part at (start, k); what lies beyond `extent` or `depth` is zero.
-    __device__ __forceinline__ static void load(u32 target, const half16 *data, int stride, int start, int extent, int k, int depth) {
+    __device__ __forceinline__ static void load(u32 target, const f16 *data, int stride, int start, int extent, int k, int depth) {
 #pragma unroll
         for (int turn = 0; turn < (CHUNKS + THREADS - 1) / THREADS; turn++) {
             int index = threadIdx.x + turn * THREADS;
@@ -80,7 +77,7 @@ template <int EXTENT, Major MAJOR, int THREADS> struct Tile {
                 place = chunk / 8 * PANEL_BYTES + row * ROW_BYTES + (((chunk % 8) ^ (row & 7)) * 16);
             }
             bool valid = at < extent && step < depth;
-            const half16 *source = data + (MAJOR == MAJOR_K ? size_t(at) * stride + step : size_t(step) * stride + at);
+            const f16 *source = data + (MAJOR == MAJOR_K ? size_t(at) * stride + step : size_t(step) * stride + at);
             copy_chunk(target + place, valid ? source : data, valid);
         }
     }
@@ -128,17 +125,17 @@ template <int BM, int BN, int THREADS, Epilogue EPILOGUE, typename Out> struct W
     // Begins to copy them.
     __device__ __forceinline__ static void fetch(const Product &p, u32 target, int block, int m0, int n0) {
         if (EPILOGUE != BIAS_N_RESIDUAL) return;
-        const half16 *residual = (const half16 *)p.residual + size_t(block) * p.c_step;
+        const f16 *residual = (const f16 *)p.residual + size_t(block) * p.c_step;
 #pragma unroll 4
         for (int index = threadIdx.x; index < BM * BN / 8; index += THREADS) {
             int row = index / (BN / 8), column = index % (BN / 8) * 8;
             bool valid = m0 + row < p.m && n0 + column < p.n;
-            const half16 *source = residual + size_t(m0 + row) * p.c_stride + n0 + column;
+            const f16 *source = residual + size_t(m0 + row) * p.c_stride + n0 + column;
             copy_chunk(target + (row * RESIDUAL_STRIDE + column) * 2, valid ? source : residual, valid);
         }
     }
 
-    __device__ __forceinline__ static void write(const Product &p, const Out *tile, const half16 *residuals, int block, int m0, int n0) {
+    __device__ __forceinline__ static void write(const Product &p, const Out *tile, const f16 *residuals, int block, int m0, int n0) {
         static const int PER_CHUNK = 16 / int(sizeof(Out)), ROW_CHUNKS = BN / PER_CHUNK;
         Out *c = (Out *)p.c + size_t(block) * p.c_step;
 #pragma unroll 4
@@ -172,8 +169,8 @@ template <int GROUPS, int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, t
         u32 shared = shared_address(memory);
         int block = blockIdx.z, m0 = blockIdx.y * BM, n0 = blockIdx.x * BN, group = threadIdx.x / 128;
         if (EPILOGUE == BIAS_M) m0 = blockIdx.x * BM, n0 = blockIdx.y * BN;
-        const half16 *a = (const half16 *)p.a.data + size_t(block / p.a_share) * p.a_step;
-        const half16 *b = (const half16 *)p.b.data + size_t(block) * p.b_step;
+        const f16 *a = (const f16 *)p.a.data + size_t(block / p.a_share) * p.a_step;
+        const f16 *b = (const f16 *)p.b.data + size_t(block) * p.b_step;
         int steps = (p.k + BK - 1) / BK;
         auto load = [&](int step) {
             if (step < steps) {
@@ -212,7 +209,7 @@ template <int GROUPS, int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, t
         __syncthreads();
         Result::stage(p, sums, (Out *)memory, block, m0, n0);
         __syncthreads();
-        Result::write(p, (const Out *)memory, (const half16 *)(memory + STAGES * STAGE_BYTES), block, m0, n0);
+        Result::write(p, (const Out *)memory, (const f16 *)(memory + STAGES * STAGE_BYTES), block, m0, n0);
     }
 };
 
@@ -223,7 +220,7 @@ template <int GROUPS, int BN, int KS> struct Gated {
     static const int BM = 64 * GROUPS, THREADS = 128 * GROUPS;
     typedef Tile<BM, MAJOR_K, THREADS> TileA;
     typedef Tile<BN, MAJOR_K, THREADS> TileB;
-    typedef Writer<BM, BN, THREADS, PLAIN, half16> Result;
+    typedef Writer<BM, BN, THREADS, PLAIN, f16> Result;
     static const int ROWS_BYTES = 2 * KS * TileA::BYTES, STAGE_BYTES = 2 * KS * TileB::BYTES;
 
     template <int SET, int K> __device__ __forceinline__ static void step(float (&sums)[BN / 2], u32 rows, u32 stage) {
@@ -247,7 +244,7 @@ template <int GROUPS, int BN, int KS> struct Gated {
     __device__ __forceinline__ static void run(const Product &p) {
         extern __shared__ __align__(1024) unsigned char memory[];
         u32 rows = shared_address(memory), weights = rows + ROWS_BYTES;
-        half16 *out = (half16 *)(memory + ROWS_BYTES + 2 * STAGE_BYTES);
+        f16 *out = (f16 *)(memory + ROWS_BYTES + 2 * STAGE_BYTES);
         // Outputs of all diagonal blocks with these activations follow each other.
         int outputs = p.n * p.a_share, m0 = blockIdx.y * BM, tiles = (outputs + BN - 1) / BN;
         int first = tiles * int(blockIdx.x) / int(gridDim.x), last = tiles * int(blockIdx.x + 1) / int(gridDim.x);
@@ -255,9 +252,9 @@ template <int GROUPS, int BN, int KS> struct Gated {
         whole.n = outputs;
         whole.c_step = p.c_step * p.a_share;
         int shared_block = blockIdx.z;
-        const half16 *a[2] = {(const half16 *)p.a.data + size_t(shared_block) * p.a_step, (const half16 *)p.gate_a.data + size_t(shared_block) * p.a_step};
+        const f16 *a[2] = {(const f16 *)p.a.data + size_t(shared_block) * p.a_step, (const f16 *)p.gate_a.data + size_t(shared_block) * p.a_step};
         size_t step = size_t(p.b_step) * p.a_share * shared_block;
-        const half16 *b[2] = {(const half16 *)p.b.data + step, (const half16 *)p.gate_b.data + step};
+        const f16 *b[2] = {(const f16 *)p.b.data + step, (const f16 *)p.gate_b.data + step};
         auto load = [&](int tile) {
             if (tile < last) {
 #pragma unroll
@@ -310,12 +307,12 @@ template <int GROUPS, int BN, int KS> struct Gated {
     extern "C" __global__ void __launch_bounds__(128 * GROUPS) NAME(Product p) { Gated<GROUPS, BN, KS>::run(p); }
 
 // As in gemm_bf16.cu.
-GEMM(in_linear_large, 2, 256, 4, MAJOR_K, MAJOR_MN, BIAS_M, half16)
-GEMM(in_linear_medium, 1, 64, 6, MAJOR_K, MAJOR_MN, BIAS_M, half16)
-GEMM(in_linear_small, 1, 32, 8, MAJOR_K, MAJOR_MN, BIAS_M, half16)
-GEMM(out_linear_large, 2, 256, 4, MAJOR_MN, MAJOR_K, BIAS_N, half16)
-GEMM(out_linear_medium, 1, 64, 6, MAJOR_MN, MAJOR_K, BIAS_N, half16)
-GEMM(out_linear_small, 1, 16, 8, MAJOR_MN, MAJOR_K, BIAS_N, half16)
+GEMM(in_linear_large, 2, 256, 4, MAJOR_K, MAJOR_MN, BIAS_M, f16)
+GEMM(in_linear_medium, 1, 64, 6, MAJOR_K, MAJOR_MN, BIAS_M, f16)
+GEMM(in_linear_small, 1, 32, 8, MAJOR_K, MAJOR_MN, BIAS_M, f16)
+GEMM(out_linear_large, 2, 256, 4, MAJOR_MN, MAJOR_K, BIAS_N, f16)
+GEMM(out_linear_medium, 1, 64, 6, MAJOR_MN, MAJOR_K, BIAS_N, f16)
+GEMM(out_linear_small, 1, 16, 8, MAJOR_MN, MAJOR_K, BIAS_N, f16)
 GEMM(down_large, 2, 192, 4, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, float)
 GEMM(down_medium, 1, 64, 6, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, float)
 GEMM(down_small, 1, 16, 8, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, float)

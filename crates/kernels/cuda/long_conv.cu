@@ -24,10 +24,6 @@ extern "C" __global__ void __launch_bounds__(Tree<POINTS>::THREADS * TOGETHER, B
     transformed<float, POINTS, LEAVES, TOGETHER>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(Tree<POINTS>::THREADS * TOGETHER, BLOCKS) long_conv_bf16(LongConv p) {
-    transformed<bf16, POINTS, LEAVES, TOGETHER>(p);
-}
-
 extern "C" __global__ void __launch_bounds__(Tree<POINTS>::THREADS * TOGETHER, BLOCKS) long_conv_f16(LongConv p) {
     transformed<f16, POINTS, LEAVES, TOGETHER>(p);
 }

@@ -115,32 +115,50 @@ template <typename T, int POINTS, int LEAVES, int TOGETHER> __device__ void tran
                 return sum;
             });
             Tree::template bottom<true>(points, roots, thread, [&](int point, float2 x) { return times(x, spectrum[point]); });
-            Tree::ascend(points, roots, thread, [&](int u, int k, int at, float2 y) {
-                if (LEAVES == 1) {
-                    constexpr int R = Tree::L::radix(0);
-                    float &result = SHARED_RESULTS ? shared_results[at] : results[(u * R + k) % (sizeof(results) / sizeof(float))];
-                    if (at < text.rows) {
-                        float x = y.x + far(p, text, branch, channel, at);
+            Tree::ascend(points, roots, thread, [&](int u, int base, const float2(&y)[Tree::TOP]) {
+                if constexpr (LEAVES == 1) {
+#pragma unroll
+                    for (int k = 0; k < Tree::TOP; k++) {
+                        int at = base + k * Tree::SPAN;
+                        float &result = SHARED_RESULTS ? shared_results[at] : results[(u * Tree::TOP + k) % (sizeof(results) / sizeof(float))];
+                        if (at >= text.rows) continue;
+                        float x = y[k].x + far(p, text, branch, channel, at);
                         result = branch == 0 ? x * source.gate(at) : result + x;
                         if (branch == 1 && !idle) mixed[at] = narrow<T>(result);
                     }
-                    return;
-                }
-                float2 power = {1.0f, 0.0f};
+                } else {
+                    // A few at a time: what they need is loaded before anything is stored, so that the loads do not wait for each other.
+                    constexpr int GROUP = 4;
 #pragma unroll
-                for (int part = 0; part < LEAVES; part++) {
-                    int position = part * POINTS + at;
-                    if (position < text.rows) {
-                        float x = times_conjugate(y, power).x;
-                        if (leaf == 0) x += far(p, text, branch, channel, position);
-                        if (branch == 0) x *= source.gate(position);
-                        if (branch + leaf > 0) x += collected[position];
-                        if (branch == 1 && leaf == LEAVES - 1)
-                            mixed[position] = narrow<T>(x);
-                        else
-                            collected[position] = x;
+                    for (int first = 0; first < Tree::TOP; first += GROUP) {
+                        float gates[GROUP][LEAVES], before[GROUP][LEAVES];
+#pragma unroll
+                        for (int k = 0; k < GROUP; k++)
+#pragma unroll
+                            for (int part = 0; part < LEAVES; part++) {
+                                int position = part * POINTS + base + (first + k) * Tree::SPAN;
+                                bool inside = position < text.rows;
+                                gates[k][part] = inside && branch == 0 ? source.gate(position) : 1.0f;
+                                before[k][part] = inside && branch + leaf > 0 ? collected[position] : 0.0f;
+                            }
+#pragma unroll
+                        for (int k = 0; k < GROUP; k++) {
+                            float2 power = {1.0f, 0.0f};
+#pragma unroll
+                            for (int part = 0; part < LEAVES; part++) {
+                                int position = part * POINTS + base + (first + k) * Tree::SPAN;
+                                float x = times_conjugate(y[first + k], power).x;
+                                power = times(power, own);
+                                if (position >= text.rows) continue;
+                                if (leaf == 0) x += far(p, text, branch, channel, position);
+                                x = x * gates[k][part] + before[k][part];
+                                if (branch == 1 && leaf == LEAVES - 1)
+                                    mixed[position] = narrow<T>(x);
+                                else
+                                    collected[position] = x;
+                            }
+                        }
                     }
-                    power = times(power, own);
                 }
             });
         }

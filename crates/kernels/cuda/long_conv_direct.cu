@@ -10,5 +10,4 @@ extern "C" __global__ void short_filters(Spectra p) {
 }
 
 extern "C" __global__ void __launch_bounds__(256) long_conv_f32(LongConv p) { direct<float>(p); }
-extern "C" __global__ void __launch_bounds__(256) long_conv_bf16(LongConv p) { direct<bf16>(p); }
 extern "C" __global__ void __launch_bounds__(256) long_conv_f16(LongConv p) { direct<f16>(p); }

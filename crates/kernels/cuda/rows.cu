@@ -89,10 +89,8 @@ template <typename T, int ROWS, bool LAST> __device__ void layer_norm(const Laye
 }
 
 extern "C" __global__ void __launch_bounds__(256) embed_f32(Embedding p) { embed<float, 16>(p); }
-extern "C" __global__ void __launch_bounds__(256) embed_bf16(Embedding p) { embed<bf16, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) embed_f16(Embedding p) { embed<f16, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) layer_norm_f32(LayerNorm p) { layer_norm<float, 16, false>(p); }
-extern "C" __global__ void __launch_bounds__(256) layer_norm_bf16(LayerNorm p) { layer_norm<bf16, 32, false>(p); }
 extern "C" __global__ void __launch_bounds__(256) layer_norm_f16(LayerNorm p) { layer_norm<f16, 32, false>(p); }
 extern "C" __global__ void __launch_bounds__(256) layer_norm_last(LayerNorm p) { layer_norm<float, 8, true>(p); }
 

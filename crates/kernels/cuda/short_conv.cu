@@ -66,5 +66,4 @@ template <typename T> __device__ void run(const ShortConv &p) {
 }
 
 extern "C" __global__ void __launch_bounds__(128) short_conv_f32(ShortConv p) { run<float>(p); }
-extern "C" __global__ void __launch_bounds__(128) short_conv_bf16(ShortConv p) { run<bf16>(p); }
 extern "C" __global__ void __launch_bounds__(128) short_conv_f16(ShortConv p) { run<f16>(p); }

@@ -122,6 +122,8 @@ template <int POINTS> struct Tree {
         return start;
     }
     static const int ROOTS = roots(COUNT);
+    // Of the first level: points of a butterfly, and their distance.
+    static const int TOP = L::radix(0), SPAN = POINTS / TOP;
 
     __device__ __forceinline__ static int at(int index) { return index + index / 16; }
 
@@ -175,7 +177,7 @@ template <int POINTS> struct Tree {
         }
     }
 
-    // A level of the way back; `sink` takes the points of the last one.
+    // A level of the way back; `sink` takes the points of the last one, a butterfly's at a time, SPAN apart.
     template <int LEVEL, typename Sink>
     __device__ __forceinline__ static void up(float2 *points, const float2 *table, int thread, Sink sink) {
         constexpr int R = L::radix(LEVEL), SPAN = POINTS / blocks(LEVEL) / R;
@@ -188,12 +190,11 @@ template <int POINTS> struct Tree {
             for (int j = 0; j < R; j++) a[j] = points[at(base + j * SPAN)];
             Dft<R, true>::run(a);
             times_powers<R, true>(a, table[roots(LEVEL) + block]);
+            if constexpr (LEVEL == 0)
+                sink(u, base, a);
+            else {
 #pragma unroll
-            for (int k = 0; k < R; k++) {
-                if (LEVEL == 0)
-                    sink(u, k, base + k * SPAN, a[k]);
-                else
-                    points[at(base + k * SPAN)] = a[k];
+                for (int k = 0; k < R; k++) points[at(base + k * SPAN)] = a[k];
             }
         }
     }

@@ -4,9 +4,9 @@ import pathlib
 
 WIDTHS = [16, 32, 64, 128, 192, 256]
 
-HEAD = """// wgmma for 16-bit floats with float32 sums, by width: written by wgmma_generate.py.
+HEAD = """// wgmma for half precision with float32 sums, by width: written by wgmma_generate.py.
 #pragma once
-#include "half.cuh"
+#include "common.cuh"
 
 // c [64, N] += a [64, 16] b [N, 16], or c = a b where KEEP is false, a warpgroup together: both operands in shared memory, as their descriptors say; TRANSPOSED
 // where the operand's own index is contiguous instead of k.
@@ -27,7 +27,7 @@ def instruction(width):
     return f"""
 template <bool A_TRANSPOSED, bool B_TRANSPOSED> struct Wgmma<{width}, A_TRANSPOSED, B_TRANSPOSED> {{
     template <bool KEEP> __device__ __forceinline__ static void run(float (&c)[{count}], u64 a, u64 b) {{
-        asm volatile("{{.reg .pred p; setp.ne.b32 p, %{count + 4}, 0; wgmma.mma_async.sync.aligned.m64n{width}k16.f32." HALF_NAME "." HALF_NAME " {{{registers}}}, %{count}, %{count + 1}, p, 1, 1, %{count + 2}, %{count + 3};}}"
+        asm volatile("{{.reg .pred p; setp.ne.b32 p, %{count + 4}, 0; wgmma.mma_async.sync.aligned.m64n{width}k16.f32.f16.f16 {{{registers}}}, %{count}, %{count + 1}, p, 1, 1, %{count + 2}, %{count + 3};}}"
                      : {sums}
                      : "l"(a), "l"(b), "n"(int(A_TRANSPOSED)), "n"(int(B_TRANSPOSED)), "n"(int(KEEP)));
     }}

@@ -30,15 +30,14 @@ fn gpu() -> Option<&'static Gpu> {
     GPU.get_or_init(open).as_ref()
 }
 
-/// bfloat16's bits of a value, to nearest even.
-fn bf16_bits(x: f32) -> u16 {
-    ((x.to_bits() + 0x7fff + (x.to_bits() >> 16 & 1)) >> 16) as u16
+/// Cut to bfloat16.
+fn bf16(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|x| f32::from_bits(x.to_bits() & 0xffff_0000)).collect()
 }
 
 fn rounded(element: Element, values: &[f32]) -> Vec<f32> {
     match element {
         Element::F32 => values.to_vec(),
-        Element::Bf16 => values.iter().map(|&x| f32::from_bits(u32::from(bf16_bits(x)) << 16)).collect(),
         Element::F16 => values.iter().map(|&x| half::f16::from_f32(x).to_f32()).collect(),
     }
 }
@@ -46,7 +45,6 @@ fn rounded(element: Element, values: &[f32]) -> Vec<f32> {
 fn upload(gpu: &Gpu, element: Element, values: &[f32]) -> GpuBuffer {
     let bytes: Vec<u8> = match element {
         Element::F32 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
-        Element::Bf16 => values.iter().flat_map(|&x| bf16_bits(x).to_ne_bytes()).collect(),
         Element::F16 => values.iter().flat_map(|&x| half::f16::from_f32(x).to_ne_bytes()).collect(),
     };
     gpu.upload(&bytes).unwrap()
@@ -57,10 +55,6 @@ fn download(gpu: &Gpu, element: Element, buffer: &GpuBuffer, count: usize) -> Ve
     gpu.read(buffer, &mut bytes, TIMEOUT).unwrap();
     match element {
         Element::F32 => bytes.chunks_exact(4).map(|x| f32::from_ne_bytes(x.try_into().unwrap())).collect(),
-        Element::Bf16 => {
-            let bits = |x: &[u8]| u32::from(u16::from_ne_bytes(x.try_into().unwrap())) << 16;
-            bytes.chunks_exact(2).map(|x| f32::from_bits(bits(x))).collect()
-        }
         Element::F16 => {
             bytes.chunks_exact(2).map(|x| half::f16::from_ne_bytes(x.try_into().unwrap()).to_f32()).collect()
         }
@@ -86,7 +80,6 @@ fn relative(got: &[f32], expected: &[f64]) -> f64 {
 fn tolerance(element: Element) -> f64 {
     match element {
         Element::F32 => 2e-6,
-        Element::Bf16 => 6e-3,
         Element::F16 => 1e-3,
     }
 }
@@ -197,7 +190,7 @@ impl Case {
 fn products_in_every_tile() {
     let Some(gpu) = gpu() else { return };
     use ProductKind::{Down, Gated, InLinear, OutLinear, Taps};
-    for element in [Element::F32, Element::Bf16, Element::F16] {
+    for element in [Element::F32, Element::F16] {
         for (kind, [m, n, k], blocks) in [
             (InLinear, [2304, 96, 768], 1),
             (InLinear, [192, 32, 64], 1),
@@ -247,8 +240,10 @@ fn check_convolution(gpu: &Gpu, class: &LengthClass, element: Element, lengths: 
         gpu.filters(class, &source, (&filters, branch * class.filter_bytes(CHANNELS))).unwrap();
         gpu.wait(TIMEOUT).unwrap();
     }
-    let far_values: Vec<Vec<f32>> = lengths.iter().map(|&length| rounded(Element::Bf16, &values(50 + length as u64, 2 * 2 * CHANNELS * length))).collect();
-    let far_buffers: Vec<_> = far_values.iter().map(|values| upload(gpu, Element::Bf16, values)).collect();
+    let far_values: Vec<Vec<f32>> = lengths.iter().map(|&length| bf16(&values(50 + length as u64, 2 * 2 * CHANNELS * length))).collect();
+    let far_buffers: Vec<_> = far_values.iter().map(|values| {
+        gpu.upload(&values.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_ne_bytes()).collect::<Vec<_>>()).unwrap()
+    }).collect();
     let mut start = 3;
     let mut texts = Vec::new();
     for (index, &length) in lengths.iter().enumerate() {
@@ -349,7 +344,7 @@ fn convolutions_of_every_length() {
         let class = gpu.length_class(length).unwrap().unwrap();
         assert_eq!(class.length(), length);
         let shortest = if length == 32 { 1 } else { length / 2 + 1 };
-        for element in [Element::F32, Element::Bf16, Element::F16] {
+        for element in [Element::F32, Element::F16] {
             let lengths = [length, shortest, (length + shortest) / 2];
             check_convolution(gpu, &class, element, &lengths, length, false);
             check_convolution(gpu, &class, element, &lengths, shortest.div_ceil(2), length < 1000);
@@ -376,7 +371,7 @@ fn rows_are_normalised_and_summed() {
         let expected = reference::layer_norm(&wide(&input), &wide(&weight), &wide(&bias), 1e-12);
         let (weight, bias) = (f32_buffer(&weight), f32_buffer(&bias));
         let input = f32_buffer(&input);
-        for element in [Element::F32, Element::Bf16, Element::F16] {
+        for element in [Element::F32, Element::F16] {
             let out = poisoned(gpu, width * pitch * element.bytes());
             let norm = NormArgs { weight: &weight, bias: &bias, epsilon: 1e-12, width, rows, pitch, out: &out, element };
             gpu.layer_norm(&norm, &input).unwrap();
@@ -421,7 +416,7 @@ fn embeddings_are_summed_and_normalised() {
     let expected = transposed(&reference::layer_norm(&sums, &wide(&weight), &wide(&bias), 1e-12), width);
     let f32_buffer = |values: &[f32]| upload(gpu, Element::F32, values);
     let words = |values: &[u32]| gpu.upload(&values.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>()).unwrap();
-    for element in [Element::F32, Element::Bf16, Element::F16] {
+    for element in [Element::F32, Element::F16] {
         let out = poisoned(gpu, width * pitch * element.bytes());
         let norm = NormArgs { weight: &f32_buffer(&weight), bias: &f32_buffer(&bias), epsilon: 1e-12, width, rows, pitch, out: &out, element };
         let args = EmbeddingArgs {

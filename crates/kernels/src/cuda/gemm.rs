@@ -146,7 +146,7 @@ const fn resident(name: &'static str, groups: usize, n: usize) -> Tile {
     Tile { module: "", name, m, n, threads: 128 * groups, shared, resident: true }
 }
 
-/// Tiles of 16-bit products, the largest first.
+/// Tiles of products in half precision, the largest first.
 fn half_tiles(kind: ProductKind) -> Vec<Tile> {
     match kind {
         ProductKind::InLinear => vec![
@@ -255,10 +255,8 @@ impl Gpu {
         let wide = args.kind == ProductKind::Gated && args.k > RESIDENT_INPUTS;
         let (module, tiles) = match (args.element, self.is_hopper() && !wide) {
             (Element::F32, _) => return vec![f32_tile(args.kind)],
-            (Element::Bf16, false) => ("gemm_bf16", half_tiles(args.kind)),
-            (Element::F16, false) => ("gemm_f16", half_tiles(args.kind)),
-            (Element::Bf16, true) => ("gemm_sm90_bf16", hopper_tiles(args.kind)),
-            (Element::F16, true) => ("gemm_sm90_f16", hopper_tiles(args.kind)),
+            (Element::F16, false) => ("gemm_half", half_tiles(args.kind)),
+            (Element::F16, true) => ("gemm_sm90", hopper_tiles(args.kind)),
         };
         let fits = tiles.into_iter().filter(|tile| tile.shared <= self.shared_memory());
         fits.map(|tile| Tile { module, ..tile }).collect()
@@ -290,9 +288,9 @@ impl Gpu {
 fn parameters(args: &ProductArgs<'_>) -> RawProduct {
     let ProductArgs { kind, element, m, n, k, blocks, a, b, c, .. } = *args;
     let size = element.bytes();
-    if element.is_half() {
+    if element == Element::F16 {
         let aligned = [a.stride, a.offset, a.step, b.stride, b.offset, b.step, c.stride, c.offset, c.step, k];
-        assert!(aligned.iter().all(|value| value.is_multiple_of(8)), "16-bit operands come in chunks of 16 bytes");
+        assert!(aligned.iter().all(|value| value.is_multiple_of(8)), "half precision comes in chunks of 16 bytes");
     }
     let (a_rows, a_width) = if kind == ProductKind::OutLinear { (k, m) } else { (m, k) };
     let (b_rows, b_width) = if kind == ProductKind::InLinear { (k, n) } else { (n, k) };

@@ -285,7 +285,6 @@ impl Gpu {
         let bytes = channels * pitch * args.element.bytes();
         let name = match args.element {
             Element::F32 => "long_conv_f32",
-            Element::Bf16 => "long_conv_bf16",
             Element::F16 => "long_conv_f16",
         };
         let collected = class.collected_bytes(channels, args.range.len());

@@ -36,9 +36,8 @@ pub use short_conv::ShortConvArgs;
 pub enum Element {
     /// float32
     F32,
-    /// bfloat16
-    Bf16,
-    /// IEEE half precision: three more bits than bfloat16 after the point, but nothing beyond 65,504
+    /// IEEE half precision, with sums in float32. As fast as bfloat16 and eight times finer, but nothing goes beyond 65,504: what does
+    /// is infinite, and so is no vector.
     F16,
 }
 
@@ -47,20 +46,14 @@ impl Element {
     pub fn bytes(self) -> usize {
         match self {
             Element::F32 => 4,
-            Element::Bf16 | Element::F16 => 2,
+            Element::F16 => 2,
         }
-    }
-
-    /// Whether it has 16 bits.
-    fn is_half(self) -> bool {
-        self != Element::F32
     }
 
     /// Its name, as kernels have it.
     pub fn name(self) -> &'static str {
         match self {
             Element::F32 => "f32",
-            Element::Bf16 => "bf16",
             Element::F16 => "f16",
         }
     }

@@ -160,7 +160,6 @@ impl Gpu {
         };
         let name = match norm.element {
             Element::F32 => "embed_f32",
-            Element::Bf16 => "embed_bf16",
             Element::F16 => "embed_f16",
         };
         let function = self.modules.function("rows", name, shared)?;
@@ -180,7 +179,6 @@ impl Gpu {
         let (rows, shared) = norm.tile();
         let name = match norm.element {
             Element::F32 => "layer_norm_f32",
-            Element::Bf16 => "layer_norm_bf16",
             Element::F16 => "layer_norm_f16",
         };
         self.start_norm(norm, input, (name, rows, shared), false)

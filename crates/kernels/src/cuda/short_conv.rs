@@ -72,7 +72,6 @@ impl Gpu {
         };
         let name = match args.element {
             Element::F32 => "short_conv_f32",
-            Element::Bf16 => "short_conv_bf16",
             Element::F16 => "short_conv_f16",
         };
         let function = self.modules.function("short_conv", name, 0)?;

@@ -76,10 +76,6 @@ impl GpuLayer {
     fn new(gpu: &Gpu, layer: &danaus_model::Layer, element: Element) -> Result<Self, CudaError> {
         let weight = |tensor: &Tensor| match element {
             Element::F32 => upload(gpu, &tensor.values()),
-            Element::Bf16 => {
-                let values: Vec<_> = tensor.values().iter().map(|&x| half::bf16::from_f32(x)).collect();
-                gpu.upload(bytemuck::cast_slice(&values))
-            }
             Element::F16 => {
                 let values: Vec<_> = tensor.values().iter().map(|&x| half::f16::from_f32(x)).collect();
                 gpu.upload(bytemuck::cast_slice(&values))
