@@ -91,21 +91,24 @@ template <int POINTS> struct Levels;
         static const int EACH = EACH_, COUNT = R2 == 1 ? 2 : R3 == 1 ? 3 : 4;                                                   \
         __host__ __device__ static constexpr int radix(int level) { return level == 0 ? R0 : level == 1 ? R1 : level == 2 ? R2 : R3; } \
     };
+#ifndef VARIANT_EACH
+#define VARIANT_EACH 0
+#endif
 LEVELS(64, 8, 8, 8, 1, 1)
 LEVELS(128, 16, 16, 8, 1, 1)
 LEVELS(256, 16, 16, 16, 1, 1)
-LEVELS(512, 16, 8, 8, 8, 1)
-LEVELS(1024, 16, 16, 8, 8, 1)
+LEVELS(512, 16, 8, 16, 4, 1)
+LEVELS(1024, 16, 16, 16, 4, 1)
 LEVELS(2048, 16, 16, 16, 8, 1)
 LEVELS(4096, 16, 16, 16, 16, 1)
-LEVELS(8192, 16, 16, 8, 8, 8)
-LEVELS(16384, 32, 16, 16, 8, 8)
+LEVELS(8192, (VARIANT_EACH ? VARIANT_EACH : 16), 16, 8, 16, 4)
+LEVELS(16384, (VARIANT_EACH ? VARIANT_EACH : 32), 16, 16, 16, 4)
 
 template <int POINTS> struct Tree {
     typedef Levels<POINTS> L;
     static const int EACH = L::EACH, COUNT = L::COUNT, THREADS = POINTS / EACH;
     // Points and padding, which keeps strided accesses of a warp in different banks.
-    static const int STORED = POINTS + POINTS / 16;
+    static const int STORED = POINTS + POINTS / 16 + (POINTS == 64 ? 4 : 0);
 
     __host__ __device__ static constexpr int blocks(int level) {
         int count = 1;
@@ -140,7 +143,7 @@ template <int POINTS> struct Tree {
     __device__ __forceinline__ static void down(float2 *points, const float2 *table, int thread, Source source) {
         constexpr int R = L::radix(LEVEL), SPAN = POINTS / blocks(LEVEL) / R;
         if (LEVEL > 0) meet();
-#pragma unroll
+#pragma unroll(EACH > 16 ? 1 : EACH / R)
         for (int u = 0; u < EACH / R; u++) {
             int butterfly = thread + u * THREADS, block = butterfly / SPAN, base = block * SPAN * R + butterfly % SPAN;
             float2 a[R];
@@ -159,7 +162,7 @@ template <int POINTS> struct Tree {
     __device__ __forceinline__ static void bottom(float2 *points, const float2 *table, int thread, Middle middle) {
         constexpr int LEVEL = COUNT - 1, R = L::radix(LEVEL);
         meet();
-#pragma unroll
+#pragma unroll(EACH > 16 ? 1 : EACH / R)
         for (int u = 0; u < EACH / R; u++) {
             int butterfly = thread + u * THREADS;
             float2 root = table[roots(LEVEL) + butterfly], a[R];
@@ -182,7 +185,7 @@ template <int POINTS> struct Tree {
     __device__ __forceinline__ static void up(float2 *points, const float2 *table, int thread, Sink sink) {
         constexpr int R = L::radix(LEVEL), SPAN = POINTS / blocks(LEVEL) / R;
         meet();
-#pragma unroll
+#pragma unroll(EACH > 16 ? 1 : EACH / R)
         for (int u = 0; u < EACH / R; u++) {
             int butterfly = thread + u * THREADS, block = butterfly / SPAN, base = block * SPAN * R + butterfly % SPAN;
             float2 a[R];

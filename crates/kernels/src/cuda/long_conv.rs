@@ -56,15 +56,15 @@ const VARIANTS: [Variant; 12] = [
     variant("long_conv_64", [64, 1, 16], 8, [8, 8, 1, 1]),
     variant("long_conv_128", [128, 1, 16], 16, [16, 8, 1, 1]),
     variant("long_conv_256", [256, 1, 8], 16, [16, 16, 1, 1]),
-    variant("long_conv_512", [512, 1, 4], 16, [8, 8, 8, 1]),
-    variant("long_conv_1024", [1024, 1, 2], 16, [16, 8, 8, 1]),
+    variant("long_conv_512", [512, 1, 4], 16, [8, 16, 4, 1]),
+    variant("long_conv_1024", [1024, 1, 2], 16, [16, 16, 4, 1]),
     variant("long_conv_2048", [2048, 1, 1], 16, [16, 16, 8, 1]),
     variant("long_conv_4096", [4096, 1, 1], 16, [16, 16, 16, 1]),
-    variant("long_conv_8192", [8192, 1, 1], 16, [16, 8, 8, 8]),
-    variant("long_conv_16384", [16384, 1, 1], 32, [16, 16, 8, 8]),
-    variant("long_conv_16384_narrow", [8192, 2, 1], 16, [16, 8, 8, 8]),
-    variant("long_conv_32768", [16384, 2, 1], 32, [16, 16, 8, 8]),
-    variant("long_conv_32768_narrow", [8192, 4, 1], 16, [16, 8, 8, 8]),
+    variant("long_conv_8192", [8192, 1, 1], 16, [16, 8, 16, 4]),
+    variant("long_conv_16384", [16384, 1, 1], 32, [16, 16, 16, 4]),
+    variant("long_conv_16384_narrow", [8192, 2, 1], 16, [16, 8, 16, 4]),
+    variant("long_conv_32768", [16384, 2, 1], 32, [16, 16, 16, 4]),
+    variant("long_conv_32768_narrow", [8192, 4, 1], 16, [16, 8, 16, 4]),
 ];
 
 impl Variant {
@@ -74,7 +74,7 @@ impl Variant {
 
     /// Shared memory of one channel: points with their padding.
     fn stored_bytes(&self) -> usize {
-        (self.points + self.points / 16) * 8
+        (self.points + self.points / 16 + if self.points == 64 { 4 } else { 0 }) * 8
     }
 
     /// That of one channel's convolutions, which keep the first one's results there where there are too many for registers.
