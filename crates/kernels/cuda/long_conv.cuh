@@ -88,10 +88,8 @@ template <typename T, int POINTS, int LEAVES, int TOGETHER> __device__ void tran
     Channel<T> source(p, channel, text.start);
     T *mixed = (T *)p.mixed + size_t(channel) * p.pitch + text.start;
     float *collected = LEAVES == 1 ? nullptr : p.collected + (size_t(blockIdx.y) * gridDim.x + blockIdx.x) * (POINTS * LEAVES);
-    // Of the first branch, until the second one's are there: in registers while there are enough of them.
-    constexpr bool SHARED_RESULTS = LEAVES == 1 && Tree::EACH > 16;
-    float results[LEAVES == 1 && !SHARED_RESULTS ? Tree::EACH : 1];
-    float *shared_results = (float *)(points + Tree::STORED);
+    // Of the first branch, until the second one's are there.
+    float results[LEAVES == 1 ? Tree::EACH : 1];
 #pragma unroll 1
     for (int branch = 0; branch < 2; branch++) {
         const T *inputs = branch == 0 ? source.inputs[0] : source.inputs[1];
@@ -120,7 +118,7 @@ template <typename T, int POINTS, int LEAVES, int TOGETHER> __device__ void tran
 #pragma unroll
                     for (int k = 0; k < Tree::TOP; k++) {
                         int at = base + k * Tree::SPAN;
-                        float &result = SHARED_RESULTS ? shared_results[at] : results[(u * Tree::TOP + k) % (sizeof(results) / sizeof(float))];
+                        float &result = results[(u * Tree::TOP + k) % (sizeof(results) / sizeof(float))];
                         if (at >= text.rows) continue;
                         float x = y[k].x + far(p, text, branch, channel, at);
                         result = branch == 0 ? x * source.gate(at) : result + x;

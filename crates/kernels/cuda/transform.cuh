@@ -91,9 +91,6 @@ template <int POINTS> struct Levels;
         static const int EACH = EACH_, COUNT = R2 == 1 ? 2 : R3 == 1 ? 3 : 4;                                                   \
         __host__ __device__ static constexpr int radix(int level) { return level == 0 ? R0 : level == 1 ? R1 : level == 2 ? R2 : R3; } \
     };
-#ifndef VARIANT_EACH
-#define VARIANT_EACH 0
-#endif
 LEVELS(64, 8, 8, 8, 1, 1)
 LEVELS(128, 16, 16, 8, 1, 1)
 LEVELS(256, 16, 16, 16, 1, 1)
@@ -101,8 +98,7 @@ LEVELS(512, 16, 8, 16, 4, 1)
 LEVELS(1024, 16, 16, 16, 4, 1)
 LEVELS(2048, 16, 16, 16, 8, 1)
 LEVELS(4096, 16, 16, 16, 16, 1)
-LEVELS(8192, (VARIANT_EACH ? VARIANT_EACH : 16), 16, 8, 16, 4)
-LEVELS(16384, (VARIANT_EACH ? VARIANT_EACH : 32), 16, 16, 16, 4)
+LEVELS(8192, 16, 16, 8, 16, 4)
 
 template <int POINTS> struct Tree {
     typedef Levels<POINTS> L;
@@ -143,7 +139,7 @@ template <int POINTS> struct Tree {
     __device__ __forceinline__ static void down(float2 *points, const float2 *table, int thread, Source source) {
         constexpr int R = L::radix(LEVEL), SPAN = POINTS / blocks(LEVEL) / R;
         if (LEVEL > 0) meet();
-#pragma unroll(EACH > 16 ? 1 : EACH / R)
+#pragma unroll
         for (int u = 0; u < EACH / R; u++) {
             int butterfly = thread + u * THREADS, block = butterfly / SPAN, base = block * SPAN * R + butterfly % SPAN;
             float2 a[R];
@@ -162,7 +158,7 @@ template <int POINTS> struct Tree {
     __device__ __forceinline__ static void bottom(float2 *points, const float2 *table, int thread, Middle middle) {
         constexpr int LEVEL = COUNT - 1, R = L::radix(LEVEL);
         meet();
-#pragma unroll(EACH > 16 ? 1 : EACH / R)
+#pragma unroll
         for (int u = 0; u < EACH / R; u++) {
             int butterfly = thread + u * THREADS;
             float2 root = table[roots(LEVEL) + butterfly], a[R];
@@ -185,7 +181,7 @@ template <int POINTS> struct Tree {
     __device__ __forceinline__ static void up(float2 *points, const float2 *table, int thread, Sink sink) {
         constexpr int R = L::radix(LEVEL), SPAN = POINTS / blocks(LEVEL) / R;
         meet();
-#pragma unroll(EACH > 16 ? 1 : EACH / R)
+#pragma unroll
         for (int u = 0; u < EACH / R; u++) {
             int butterfly = thread + u * THREADS, block = butterfly / SPAN, base = block * SPAN * R + butterfly % SPAN;
             float2 a[R];

@@ -51,8 +51,8 @@ const fn variant(
     Variant { module, points, leaves, together, threads: points / each, radices }
 }
 
-/// By length, and where two have the same the one that needs more shared memory first.
-const VARIANTS: [Variant; 12] = [
+/// By length.
+const VARIANTS: [Variant; 10] = [
     variant("long_conv_64", [64, 1, 16], 8, [8, 8, 1, 1]),
     variant("long_conv_128", [128, 1, 16], 16, [16, 8, 1, 1]),
     variant("long_conv_256", [256, 1, 8], 16, [16, 16, 1, 1]),
@@ -61,10 +61,8 @@ const VARIANTS: [Variant; 12] = [
     variant("long_conv_2048", [2048, 1, 1], 16, [16, 16, 8, 1]),
     variant("long_conv_4096", [4096, 1, 1], 16, [16, 16, 16, 1]),
     variant("long_conv_8192", [8192, 1, 1], 16, [16, 8, 16, 4]),
-    variant("long_conv_16384", [16384, 1, 1], 32, [16, 16, 16, 4]),
-    variant("long_conv_16384_narrow", [8192, 2, 1], 16, [16, 8, 16, 4]),
-    variant("long_conv_32768", [16384, 2, 1], 32, [16, 16, 16, 4]),
-    variant("long_conv_32768_narrow", [8192, 4, 1], 16, [16, 8, 16, 4]),
+    variant("long_conv_16384", [8192, 2, 1], 16, [16, 8, 16, 4]),
+    variant("long_conv_32768", [8192, 4, 1], 16, [16, 8, 16, 4]),
 ];
 
 impl Variant {
@@ -75,12 +73,6 @@ impl Variant {
     /// Shared memory of one channel: points with their padding.
     fn stored_bytes(&self) -> usize {
         (self.points + self.points / 16 + if self.points == 64 { 4 } else { 0 }) * 8
-    }
-
-    /// That of one channel's convolutions, which keep the first one's results there where there are too many for registers.
-    fn convolution_bytes(&self) -> usize {
-        let kept = self.leaves == 1 && self.points / self.threads > 16;
-        self.stored_bytes() + if kept { self.points * 4 } else { 0 }
     }
 
     /// Roots of one leaf, its own included, which is the last.
@@ -155,7 +147,7 @@ impl LengthClass {
             Some(variant) => Grid {
                 blocks: [channels.div_ceil(variant.together), texts, 1],
                 threads: variant.together * variant.threads,
-                shared: variant.together * variant.convolution_bytes(),
+                shared: variant.together * variant.stored_bytes(),
             },
             None => Grid {
                 blocks: [channels.div_ceil(DIRECT_CHANNELS), texts, 1],
@@ -250,20 +242,12 @@ impl Gpu {
     /// # Errors
     /// The driver's.
     pub fn length_class(&self, rows: usize) -> Result<Option<LengthClass>, CudaError> {
-        self.length_class_within(rows, self.shared_memory())
-    }
-
-    /// As [`length_class`](Gpu::length_class), as if a block of threads had at most so many bytes of shared memory: for tests.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn length_class_within(&self, rows: usize, shared: usize) -> Result<Option<LengthClass>, CudaError> {
         if rows <= DIRECT_TOKENS {
             return Ok(Some(LengthClass { length: DIRECT_TOKENS, variant: None, roots: None }));
         }
         let length = rows.next_power_of_two();
         let fits =
-            |variant: &&Variant| variant.length() == length && variant.convolution_bytes() <= shared;
+            |variant: &&Variant| variant.length() == length && variant.stored_bytes() <= self.shared_memory();
         let Some(&variant) = VARIANTS.iter().find(fits) else { return Ok(None) };
         let roots: Vec<u8> = (0..variant.leaves)
             .flat_map(|leaf| variant.roots(leaf))
