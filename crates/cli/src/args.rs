@@ -96,13 +96,19 @@ pub struct ModelArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Computation")]
 pub struct ComputeArgs {
-    /// Where to compute: auto, cpu, cuda or metal (this build computes on the CPU)
+    /// Where to compute: auto (CUDA, else another GPU, else the CPU), cpu, cuda, cuda:N, metal (or mps) or vulkan
+    ///
+    /// A GPU serves once it has shown that it computes what the CPU does; danaus doctor shows what there is.
     #[arg(long, env = "DANAUS_DEVICE", default_value_t = Device::Auto, value_name = "DEVICE")]
     pub device: Device,
-    /// Type of weights and activations in the matrix products: auto (bf16 where the CPU multiplies it, else f32), f32,
-    /// bf16 or int8
+    /// Type of weights and activations in the matrix products: auto (bf16 with CUDA and where the CPU multiplies it, else f32),
+    /// f32, bf16 (CPU, CUDA), f16 (Metal, Vulkan) or int8 (CPU)
     #[arg(long, env = "DANAUS_DTYPE", default_value_t = Dtype::Auto, value_name = "DTYPE")]
     pub dtype: Dtype,
+    /// Beside a GPU, compute texts of fewer tokens than this, padding included, on the CPU [default: measured once, and kept in
+    /// the folder for what is prepared]
+    #[arg(long, env = "DANAUS_CROSSOVER", value_name = "N")]
+    pub crossover: Option<usize>,
     /// CPU threads to compute with [default: as many as the process may use]
     #[arg(long, env = "DANAUS_THREADS", value_name = "N", value_parser = one_to(MAX_THREADS))]
     pub threads: Option<usize>,

@@ -18,7 +18,7 @@ use crate::{descriptors, padding, setup, signals, traces};
 const DEFAULT_PORT: u16 = 8000;
 
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
-    args.compute.device.check()?;
+    args.compute.backend_options().check()?;
     let port = port(args.port)?;
     let config = server_config(&args)?;
     let (traces, export) = traces::start(&args.traces, &args.model.model.to_string())?;

@@ -1,5 +1,16 @@
 //! GPUs: what they do of a backend's work, and who sees to it that it is done right.
 
 mod accelerator;
+mod candidates;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod examine;
+mod guard;
+#[cfg(feature = "wgpu")]
+mod wgpu;
 
 pub use accelerator::{Accelerator, Description, DeviceError, PaddedText, Pooled};
+pub use candidates::Unavailable;
+pub(crate) use candidates::{check, check_cpu, choose};
+pub use examine::{Examined, Found, examine};
+pub use guard::{Crossover, Distrust, GuardOptions, GuardedBackend, Measured, ProbeResult, SelfTest};

@@ -1,0 +1,141 @@
+//! Whether a GPU is trusted: when its answers are checked, what counts as agreement, and what ends it.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::Rechecks;
+use crate::padding::distance;
+
+/// Largest `1 - cosine` between the vectors of GPU and CPU: what bfloat16 may cost, and a hundred times what float32 does.
+pub(super) const MOST: f64 = 1e-4;
+
+/// The same for padded texts in smaller types: the rounding errors of padding, which is one token over and over, agree with each
+/// other, and cost several times as much on each side.
+const MOST_PADDED: f64 = 2e-3;
+
+/// Largest `1 - cosine` between the vectors of GPU and CPU for a text, padded or not, in a GPU's `dtype`.
+pub(super) fn most(dtype: &str, padded: bool) -> f64 {
+    if padded && dtype != "f32" { MOST_PADDED } else { MOST }
+}
+
+/// Whether all components are finite.
+pub(super) fn is_finite(vector: &[f32]) -> bool {
+    vector.iter().all(|component| component.is_finite())
+}
+
+/// What a comparison of a GPU's vector with the CPU's says.
+pub(super) fn compare(gpu: &[f32], cpu: &[f32], most: f64) -> Result<f64, String> {
+    if gpu.len() != cpu.len() {
+        return Err(format!("its vector has {} components, the CPU's has {}", gpu.len(), cpu.len()));
+    }
+    if !is_finite(gpu) {
+        return Err("its vector is not finite".to_owned());
+    }
+    let distance = distance(gpu, cpu);
+    if distance <= most {
+        return Ok(distance);
+    }
+    Err(format!("its vector is {distance:.1e} from the CPU's (1 - cosine; at most {most:.0e} is rounding)"))
+}
+
+/// What is known of a GPU while it serves.
+#[derive(Debug)]
+pub(super) struct Trust {
+    /// One text in so many is checked; 0 for none.
+    one_in: u64,
+    /// Differs from process to process, so that the same requests are not always the ones that are checked.
+    seed: u64,
+    texts: AtomicU64,
+    agreed: AtomicU64,
+    differed: AtomicU64,
+    /// Why it is no longer used.
+    demoted: OnceLock<String>,
+}
+
+impl Trust {
+    pub fn new(one_in: u64) -> Self {
+        let zero = || AtomicU64::new(0);
+        let seed = RandomState::new().hash_one(0_u8);
+        Self { one_in, seed, texts: zero(), agreed: zero(), differed: zero(), demoted: OnceLock::new() }
+    }
+
+    /// Whether to check the next text.
+    pub fn draw(&self) -> bool {
+        let text = self.texts.fetch_add(1, Ordering::Relaxed);
+        self.one_in > 0 && mix(self.seed.wrapping_add(text)).is_multiple_of(self.one_in)
+    }
+
+    pub fn rechecked(&self, agrees: bool) {
+        let counter = if agrees { &self.agreed } else { &self.differed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn rechecks(&self) -> Rechecks {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Rechecks { agreed: read(&self.agreed), differed: read(&self.differed) }
+    }
+
+    pub fn demoted(&self) -> Option<&str> {
+        self.demoted.get().map(String::as_str)
+    }
+
+    /// Ends it, and says so once.
+    pub fn demote(&self, gpu: &str, reason: &str) {
+        if self.demoted.set(format!("{gpu}: {reason}")).is_ok() {
+            tracing::error!(gpu, reason, "the GPU is not used any more: all texts are computed on the CPU");
+        }
+    }
+}
+
+/// A number that looks random (SplitMix64).
+fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn about_one_text_in_so_many_is_drawn() {
+        let drawn = |one_in| {
+            let trust = Trust::new(one_in);
+            (0..100_000).filter(|_| trust.draw()).count()
+        };
+        assert_eq!((drawn(0), drawn(1)), (0, 100_000));
+        let thousandth = drawn(1000);
+        assert!((50..=160).contains(&thousandth), "{thousandth}");
+    }
+
+    #[test]
+    fn vectors_agree_up_to_rounding() {
+        let cpu = [1.0, 2.0, -3.0];
+        assert_eq!(compare(&cpu, &cpu, MOST), Ok(0.0));
+        assert!(compare(&[1.001, 2.0, -3.0], &cpu, MOST).is_ok_and(|distance| distance > 0.0));
+        for (gpu, reason) in [
+            (&[1.1, 2.0, -3.0][..], "from the CPU's"),
+            (&[0.0, 0.0, 0.0], "from the CPU's"),
+            (&[f32::NAN, 2.0, -3.0], "not finite"),
+            (&[f32::INFINITY, 2.0, -3.0], "not finite"),
+            (&[1.0, 2.0], "2 components"),
+        ] {
+            assert!(compare(gpu, &cpu, MOST).is_err_and(|why| why.contains(reason)), "{gpu:?}");
+        }
+        assert!(compare(&cpu, &[f32::NAN; 3], MOST).is_err());
+        assert_eq!((most("f32", true), most("bf16", false), most("bf16", true)), (MOST, MOST, MOST_PADDED));
+    }
+
+    #[test]
+    fn the_first_reason_stays() {
+        let trust = Trust::new(1);
+        assert_eq!(trust.demoted(), None);
+        trust.demote("one", "first");
+        trust.demote("one", "second");
+        assert_eq!(trust.demoted(), Some("one: first"));
+    }
+}
