@@ -14,8 +14,8 @@ use danaus_server::CorsOrigin;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use self::local::{
-    BenchArgs, DownloadArgs, EmbedArgs, InfoArgs, InputFormat, OutputFormat, PrepareArgs, SearchArgs,
-    SynthArgs, VerifyArgs,
+    BenchArgs, DoctorArgs, DownloadArgs, EmbedArgs, InfoArgs, InputFormat, OutputFormat, PrepareArgs,
+    SearchArgs, SynthArgs, VerifyArgs,
 };
 pub use self::net::{ClientArgs, HealthArgs, ListenArgs};
 use crate::keys::Key;
@@ -52,6 +52,8 @@ pub enum Command {
     Download(DownloadArgs),
     /// Show this build, this machine and the model
     Info(InfoArgs),
+    /// Test and measure this machine's devices: for a bug report
+    Doctor(Box<DoctorArgs>),
     /// Measure the speed of the model on this machine
     Bench(BenchArgs),
     /// Ask the server on this machine whether it is ready: for a container's health check

@@ -84,6 +84,8 @@ pub fn load_profiled(
         instruction_set = info.instruction_set,
         dtype = info.dtype,
         threads = info.threads,
+        gpu = info.accelerator.as_ref().map(|gpu| gpu.name.as_str()),
+        crossover = info.accelerator.as_ref().map(|gpu| gpu.crossover),
         padding = %padding(compute, &model),
         load_seconds = loaded.as_secs_f64(),
         prepare_seconds = (started.elapsed() - loaded).as_secs_f64(),

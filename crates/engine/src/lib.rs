@@ -1,5 +1,9 @@
 //! The encoder: from token ids to embeddings, on a chosen device.
 
+// What unit tests share with the others names this crate as they do.
+#[cfg(test)]
+extern crate self as danaus_engine;
+
 mod backend;
 mod cpu;
 mod device;

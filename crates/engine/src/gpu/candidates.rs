@@ -178,3 +178,143 @@ pub(super) fn beside(gpu: &Description, options: &BackendOptions) -> BackendOpti
     let dtype = if gpu.dtype == "f32" { Dtype::F32 } else { Dtype::Auto };
     BackendOptions { dtype, ..options.clone() }
 }
+
+#[cfg(test)]
+mod tests {
+    use danaus_model::{ModelConfig, synthetic};
+
+    use super::*;
+    use crate::gpu::faulty::{Control, Fault, Faulty};
+
+    fn absent<T>() -> Result<T, Unavailable> {
+        Err(Unavailable::Absent("there is no such driver".to_owned()))
+    }
+
+    fn broken<T>() -> Result<T, Unavailable> {
+        Err(Unavailable::Broken("the driver is too old".to_owned()))
+    }
+
+    fn works(model: &LoadedModel, _: &BackendOptions) -> Opened {
+        Ok(Faulty::new(model, Dtype::F32).0)
+    }
+
+    fn computes_nonsense(model: &LoadedModel, _: &BackendOptions) -> Opened {
+        let control = Control::default();
+        control.fault(Fault::Wrong);
+        Ok(Faulty::with_control(model, Dtype::F32, &control).0)
+    }
+
+    fn is_slow(model: &LoadedModel, _: &BackendOptions) -> Opened {
+        let control = Control::default();
+        control.slow(std::time::Duration::from_millis(20));
+        Ok(Faulty::with_control(model, Dtype::F32, &control).0)
+    }
+
+    const CUDA: Candidate = Candidate {
+        name: "CUDA",
+        serves: |device| matches!(device, Device::Auto | Device::Cuda(_)),
+        dtypes: &[Dtype::Auto, Dtype::F32, Dtype::Bf16],
+        find: |_| absent(),
+        open: |_, _| absent(),
+    };
+
+    const WGPU: Candidate = Candidate {
+        name: "Metal or Vulkan",
+        serves: |device| matches!(device, Device::Auto | Device::Metal | Device::Vulkan),
+        dtypes: &[Dtype::Auto, Dtype::F32, Dtype::F16],
+        find: |_| Ok(()),
+        open: works,
+    };
+
+    fn options(device: &str, dtype: Dtype) -> BackendOptions {
+        let (device, threads) = (device.parse().unwrap(), Some(1));
+        BackendOptions { device, dtype, threads, crossover: Some(0), ..BackendOptions::default() }
+    }
+
+    /// The device that is chosen, or why none is.
+    fn chosen(candidates: &[Candidate], options: &BackendOptions) -> Result<&'static str, String> {
+        let config = ModelConfig {
+            hidden_size: 32,
+            intermediate_size: 32,
+            num_hidden_layers: 1,
+            hyena_filter_order: 8,
+            ..ModelConfig::m2_bert_80m(64)
+        };
+        match choose_among(candidates, &synthetic(&config, 1), options) {
+            Ok(backend) => Ok(backend.info().device),
+            Err(EngineError::Unsupported(reason)) => Err(reason),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn auto_takes_the_first_gpu_that_serves_and_else_the_cpu() {
+        let auto = options("auto", Dtype::Auto);
+        let with = |open: fn(&LoadedModel, &BackendOptions) -> Opened| Candidate { open, ..WGPU };
+        assert_eq!(chosen(&[CUDA, WGPU], &auto), Ok("metal"));
+        assert_eq!(chosen(&[], &auto), Ok("cpu"));
+        for open in [|_: &_, _: &_| absent(), |_: &_, _: &_| broken(), computes_nonsense] {
+            assert_eq!(chosen(&[CUDA, with(open)], &auto), Ok("cpu"));
+            assert_eq!(chosen(&[with(open), WGPU], &auto), Ok("metal"), "the next one");
+        }
+        assert_eq!(chosen(&[with(|_, _| panic!("a driver's"))], &auto), Ok("cpu"));
+        assert_eq!(chosen(&[WGPU], &options("cpu", Dtype::Auto)), Ok("cpu"));
+    }
+
+    #[test]
+    fn auto_leaves_out_a_gpu_that_is_slower_at_every_length() {
+        let measured = |device| BackendOptions { crossover: None, ..options(device, Dtype::Auto) };
+        let slow = [Candidate { open: is_slow, ..WGPU }];
+        assert_eq!(chosen(&slow, &measured("auto")), Ok("cpu"));
+        assert_eq!(chosen(&slow, &measured("metal")), Ok("metal"), "it was asked for");
+    }
+
+    #[test]
+    fn a_device_that_was_asked_for_is_that_one_or_an_error() {
+        let advice = "use --device cpu or auto (danaus doctor says more)";
+        let metal = options("metal", Dtype::Auto);
+        assert_eq!(chosen(&[CUDA, WGPU], &metal), Ok("metal"));
+        let nonsense = Candidate { open: computes_nonsense, ..WGPU };
+        let reason = chosen(&[CUDA, nonsense], &metal).unwrap_err();
+        let start = "device metal was asked for, but Faulty 1 is not trusted: it failed its self-test: 1 tokens in 1 rows: ";
+        assert!(reason.starts_with(start) && reason.ends_with(advice), "{reason}");
+        let broken = Candidate { open: |_, _| broken(), ..WGPU };
+        let expected = format!("device metal was asked for, but the driver is too old: {advice}");
+        assert_eq!(chosen(&[broken], &metal), Err(expected));
+        let panics = Candidate { find: |_| panic!("a driver's"), ..WGPU };
+        let expected = format!("device metal was asked for, but panic: a driver's: {advice}");
+        assert_eq!(chosen(&[panics], &metal), Err(expected));
+        for device in ["cuda", "cuda:1"] {
+            let expected = format!("device {device} was asked for, but there is no such driver: {advice}");
+            assert_eq!(chosen(&[CUDA, WGPU], &options(device, Dtype::Auto)), Err(expected));
+        }
+        let expected =
+            format!("device vulkan was asked for, but this build of danaus cannot compute there: {advice}");
+        assert_eq!(chosen(&[CUDA], &options("vulkan", Dtype::Auto)), Err(expected));
+    }
+
+    #[test]
+    fn a_dtype_is_for_the_devices_that_have_it() {
+        let chosen = |device, dtype| chosen(&[CUDA, WGPU], &options(device, dtype));
+        assert_eq!((chosen("auto", Dtype::F32), chosen("auto", Dtype::F16)), (Ok("metal"), Ok("metal")));
+        assert_eq!((chosen("auto", Dtype::Bf16), chosen("auto", Dtype::Int8)), (Ok("cpu"), Ok("cpu")));
+        for (device, dtype, dtypes) in [
+            ("cuda", Dtype::F16, "auto, f32, bf16"),
+            ("cuda", Dtype::Int8, "auto, f32, bf16"),
+            ("vulkan", Dtype::Bf16, "auto, f32, f16"),
+            ("metal", Dtype::Int8, "auto, f32, f16"),
+        ] {
+            let expected = format!(
+                "dtype {dtype} was asked for, but the device {device} computes in others: use one of --dtype \
+                 {dtypes}, or --device cpu"
+            );
+            assert_eq!(chosen(device, dtype), Err(expected));
+        }
+        let reason = chosen("cpu", Dtype::F16).unwrap_err();
+        assert!(reason.contains("use --dtype auto, bf16 or f32"), "{reason}");
+        let f16 = options("auto", Dtype::F16);
+        assert_eq!(self::chosen(&[CUDA], &f16), Err(reason.clone()));
+        let none = Candidate { find: |_| absent(), open: |_, _| absent(), ..WGPU };
+        assert_eq!(self::chosen(&[CUDA, none], &f16), Err(reason));
+    }
+}

@@ -5,6 +5,9 @@ mod candidates;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod examine;
+#[cfg(test)]
+#[path = "../../tests/common/faulty.rs"]
+mod faulty;
 mod guard;
 #[cfg(feature = "wgpu")]
 mod wgpu;
