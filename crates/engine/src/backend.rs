@@ -77,6 +77,10 @@ pub trait Backend: Send + Sync {
         Rechecks::default()
     }
 
+    /// Compares with the CPU what the test of its GPU at the start left out, because it takes the CPU long: beside the work of
+    /// others, with whom it takes turns.
+    fn finish_self_test(&self) {}
+
     /// Length of the vectors that [`embed`](Backend::embed) returns.
     fn dimension(&self) -> usize;
 

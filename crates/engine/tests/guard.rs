@@ -375,6 +375,31 @@ fn the_self_test_covers_lengths_paddings_and_a_batch() {
     assert_eq!(control.batches()[0][0], (1, 1));
 }
 
+#[test]
+fn what_the_self_test_left_out_is_tested_later() {
+    let hasty = GuardOptions { self_test: Duration::ZERO, ..options() };
+    let (backend, control) = guarded(&hasty);
+    backend.finish_self_test();
+    assert_eq!(backend.demoted(), None);
+    let tested: Vec<_> = control.batches().into_iter().flatten().collect();
+    assert!(tested.contains(&(300, 300)) && tested.contains(&(33, 33)), "{tested:?}");
+    // Memory that is short now is no reason.
+    control.fault(Fault::OutOfMemory { rows: 100 });
+    backend.finish_self_test();
+    assert_eq!(backend.demoted(), None);
+    control.fault(Fault::Wrong);
+    control.batches();
+    backend.finish_self_test();
+    assert!(backend.demoted().is_some_and(|why| why.contains(" tokens: its vector is ")));
+    assert_eq!(control.batches().len(), 1, "the first one is enough");
+    for fault in [Fault::Failed, Fault::VectorMissing] {
+        let (backend, control) = guarded(&hasty);
+        control.fault(fault);
+        backend.finish_self_test();
+        assert!(backend.demoted().is_some(), "{fault:?}");
+    }
+}
+
 /// An empty folder for what is measured.
 fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("crossover").join(name);

@@ -132,6 +132,11 @@ fn load(args: &ServeArgs) -> anyhow::Result<Service> {
             prepare(store, Arc::clone(&backend), Arc::clone(&tokenizer), vocabulary)?;
         }
     }
+    if backend.info().accelerator.is_some() {
+        let backend = Arc::clone(&backend);
+        let thread = std::thread::Builder::new().name("danaus-self-test".into());
+        thread.spawn(move || backend.finish_self_test()).context("a thread cannot be started")?;
+    }
     let (id, revision, synthetic) = (model.id, model.revision, model.synthetic);
     Ok(Service { backend, tokenizer, model: ModelInfo { id, revision, synthetic }, padding, speed })
 }

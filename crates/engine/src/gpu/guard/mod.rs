@@ -82,6 +82,8 @@ pub struct GuardedBackend {
     gpu: Supervised,
     crossover: usize,
     recheck_rows: usize,
+    /// Lengths of texts that the self-test left out.
+    untested: Vec<usize>,
     trust: Trust,
 }
 
@@ -107,6 +109,7 @@ impl GuardedBackend {
             gpu,
             crossover,
             recheck_rows: options.recheck_rows,
+            untested: test.skipped,
             trust: Trust::new(options.recheck_one_in),
         })
     }
@@ -274,6 +277,19 @@ impl Backend for GuardedBackend {
 
     fn rechecks(&self) -> Rechecks {
         self.trust.rechecks()
+    }
+
+    fn finish_self_test(&self) {
+        for &tokens in &self.untested {
+            if self.trust.demoted().is_some() {
+                return;
+            }
+            match self_test::test_later(&self.cpu, &self.gpu, tokens) {
+                Ok(()) => tracing::debug!(tokens, "the GPU passed a test of a long text"),
+                Err(Distrust::Device(reason)) => self.demote(&reason),
+                Err(Distrust::Cpu(error)) => tracing::warn!(tokens, %error, "the GPU cannot be tested"),
+            }
+        }
     }
 
     fn dimension(&self) -> usize {

@@ -1,15 +1,17 @@
 //! What a GPU has to show before it serves: that it computes fixed texts as the CPU does.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use danaus_model::synthetic::uniform;
 use serde::Serialize;
 
+use super::Distrust;
 use super::supervised::{Supervised, Turns};
 use super::trust::{compare, most};
 use crate::gpu::{DeviceError, PaddedText, Pooled};
-use crate::padding::{FarField, Recording, Window};
+use crate::padding::{FarField, Record, Recording, Window};
 use crate::{Backend, CpuBackend, EngineError, Pooling};
 
 /// Lengths of texts: each way in which a convolution is computed, both sides of its limits, and numbers of rows that leave
@@ -111,6 +113,23 @@ pub(in crate::gpu) fn self_test(
     agreed.retain(|text| text.rows <= TOGETHER);
     test.failure = compare_batch(gpu, &agreed).err().map(|reason| format!("texts in one batch: {reason}"));
     Ok(test)
+}
+
+/// Compares a text that [`self_test`] left out; passes of others have their turn between the steps.
+pub(super) fn test_later(cpu: &CpuBackend, gpu: &Supervised, tokens: usize) -> Result<(), Distrust> {
+    let ids = ids(tokens, cpu.config().vocab_size);
+    let text = PaddedText { ids: &ids, rows: tokens, far_field: None, pooled: Pooled::Mean };
+    let on_gpu = gpu.embed(std::slice::from_ref(&text), &mut Turns(Some(&mut || ControlFlow::Continue(()))));
+    let vector = match on_gpu {
+        Ok(mut vectors) => vectors.remove(0),
+        // Whoever sends such a text is told so.
+        Err(DeviceError::OutOfMemory(_)) => return Ok(()),
+        Err(error) => return Err(Distrust::Device(error.to_string())),
+    };
+    let expected = cpu.windows().encode(&ids, Window::alone(tokens), &mut Record::default());
+    let expected = expected.map_err(Distrust::Cpu)?.swap_remove(Pooling::Mean as usize);
+    let compared = compare(&vector, &expected, most(gpu.description().dtype, &text));
+    compared.map(drop).map_err(|reason| Distrust::Device(format!("a text of {tokens} tokens: {reason}")))
 }
 
 /// What is computed, the cheapest first.
