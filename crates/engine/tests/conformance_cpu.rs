@@ -25,7 +25,9 @@ fn bf16(model: &LoadedModel) -> Arc<dyn Backend> {
 
 fn guarded(model: &LoadedModel) -> Arc<dyn Backend> {
     let options = GuardOptions { crossover: Some(0), recheck_one_in: 1, ..GuardOptions::default() };
-    Arc::new(GuardedBackend::new(cpu(model, Dtype::F32), Faulty::new(model, Dtype::F32).0, &options).unwrap())
+    Arc::new(
+        GuardedBackend::new(cpu(model, Dtype::F32), Faulty::open(model, Dtype::F32).0, &options).unwrap(),
+    )
 }
 
 /// Runs a test of the suite on each of them.

@@ -37,7 +37,7 @@ fn options() -> GuardOptions {
 }
 
 fn guarded(options: &GuardOptions) -> (GuardedBackend, Control) {
-    let (gpu, control) = Faulty::new(&model(), GPU);
+    let (gpu, control) = Faulty::open(&model(), GPU);
     let backend = GuardedBackend::new(cpu(Dtype::F32), gpu, options).unwrap();
     control.batches();
     (backend, control)
@@ -106,7 +106,7 @@ fn short_texts_are_the_cpus_and_the_others_the_gpus_in_any_batch() {
 fn the_models_own_pooling_is_finished_by_the_cpu() {
     for (use_cls_token, pool_all) in [(false, false), (true, false), (false, true), (true, true)] {
         let model = synthetic(&ModelConfig { use_cls_token, pool_all, ..small_config() }, 5);
-        let (gpu, control) = Faulty::new(&model, Dtype::F32);
+        let (gpu, control) = Faulty::open(&model, Dtype::F32);
         let cpu = || CpuBackend::new(&model, &BackendOptions { dtype: Dtype::F32, ..Default::default() });
         let backend = GuardedBackend::new(cpu().unwrap(), gpu, &options()).unwrap();
         let ids = golden_ids(80);
@@ -345,7 +345,7 @@ fn a_gpu_that_fails_its_self_test_does_not_serve() {
         (Fault::OutOfMemory { rows: 299 }, "300 tokens in 300 rows: out of GPU memory: 300 rows"),
         (Fault::Block(Duration::from_secs(1)), "no answer within"),
     ] {
-        let (gpu, control) = Faulty::new(&model(), GPU);
+        let (gpu, control) = Faulty::open(&model(), GPU);
         control.fault(fault);
         let refused = GuardedBackend::new(cpu(Dtype::F32), gpu, &options).unwrap_err();
         assert!(matches!(&refused, Distrust::Device(why) if why.contains(reason)), "{fault:?}: {refused}");
@@ -355,7 +355,7 @@ fn a_gpu_that_fails_its_self_test_does_not_serve() {
 /// Every way to compute a convolution that this model has, padding with and without far field, and a batch.
 #[test]
 fn the_self_test_covers_lengths_paddings_and_a_batch() {
-    let (gpu, control) = Faulty::new(&model(), GPU);
+    let (gpu, control) = Faulty::open(&model(), GPU);
     let generous = GuardOptions { self_test: Duration::from_secs(600), ..options() };
     GuardedBackend::new(cpu(Dtype::F32), gpu, &generous).unwrap();
     let batches = control.batches();
@@ -369,7 +369,7 @@ fn the_self_test_covers_lengths_paddings_and_a_batch() {
     expected.sort_unstable();
     assert_eq!(seen, expected);
     // Where the CPU's time is up, what is cheapest is tested still.
-    let (gpu, control) = Faulty::new(&model(), GPU);
+    let (gpu, control) = Faulty::open(&model(), GPU);
     let hasty = GuardOptions { self_test: Duration::ZERO, ..options() };
     GuardedBackend::new(cpu(Dtype::F32), gpu, &hasty).unwrap();
     assert_eq!(control.batches()[0][0], (1, 1));
@@ -410,7 +410,7 @@ fn folder(name: &str) -> PathBuf {
 
 /// The crossover that a backend finds which keeps it in `folder`, of a GPU that is slow or not.
 fn crossover(folder: &Path, slow: bool, threads: usize) -> usize {
-    let (gpu, control) = Faulty::new(&model(), GPU);
+    let (gpu, control) = Faulty::open(&model(), GPU);
     control.slow(if slow { Duration::from_millis(20) } else { Duration::ZERO });
     let options = BackendOptions { threads: Some(threads), dtype: Dtype::F32, ..BackendOptions::default() };
     let cpu = CpuBackend::new(&model(), &options).unwrap();

@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn works(model: &LoadedModel, _: &BackendOptions) -> Opened {
-        Ok(Faulty::new(model, Dtype::F32).0)
+        Ok(Faulty::open(model, Dtype::F32).0)
     }
 
     fn computes_nonsense(model: &LoadedModel, _: &BackendOptions) -> Opened {

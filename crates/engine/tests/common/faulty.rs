@@ -70,7 +70,7 @@ pub struct Faulty {
 
 impl Faulty {
     /// One that computes in `dtype`, and what controls it.
-    pub fn new(model: &LoadedModel, dtype: Dtype) -> (Box<dyn Accelerator>, Control) {
+    pub fn open(model: &LoadedModel, dtype: Dtype) -> (Box<dyn Accelerator>, Control) {
         Self::with_control(model, dtype, &Control::default())
     }
 

@@ -24,7 +24,7 @@ const OTHER: &str = "nine ten eleven twelve thirteen fourteen fifteen";
 fn server(recheck_one_in: u64, config: ServerConfig) -> (Router, Control) {
     let model = small_model();
     let options = BackendOptions { dtype: Dtype::F32, threads: Some(1), ..BackendOptions::default() };
-    let (gpu, control) = Faulty::new(&model, Dtype::Bf16);
+    let (gpu, control) = Faulty::open(&model, Dtype::Bf16);
     let guard = GuardOptions { crossover: Some(CROSSOVER), recheck_one_in, ..GuardOptions::default() };
     let backend = GuardedBackend::new(CpuBackend::new(&model, &options).unwrap(), gpu, &guard).unwrap();
     control.batches();
