@@ -79,7 +79,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     };
     match args.json {
         true => stdout::print(serde_json::to_string_pretty(&report)?)?,
-        false => print(&report)?,
+        false => stdout::print(text(&report))?,
     }
     report.failure.map_or(Ok(()), |failure| Err(anyhow::Error::msg(failure)))
 }
@@ -142,69 +142,126 @@ fn output(program: &str, args: &[&str]) -> Option<String> {
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
-fn print(report: &Report) -> anyhow::Result<()> {
+/// The report for people.
+fn text(report: &Report) -> String {
     let Report { version, os, cpu, cores, model, asked_for: [device, dtype], .. } = report;
-    stdout::print(format_args!("danaus {version}, {os}"))?;
-    stdout::print(format_args!("CPU: {cpu}, {cores} cores, {}", report.instruction_sets.join(", ")))?;
-    stdout::print(format_args!("model: {model}; asked for: device {device}, dtype {dtype}"))?;
-    for Examined { interface, unavailable, found } in &report.gpus {
-        if let Some(reason) = unavailable {
-            stdout::print(format_args!("{interface}: not usable: {reason}"))?;
-        }
-        found.as_ref().map_or(Ok(()), |found| print_found(interface, found))?;
-    }
+    let mut lines = vec![
+        format!("danaus {version}, {os}"),
+        format!("CPU: {cpu}, {cores} cores, {}", report.instruction_sets.join(", ")),
+        format!("model: {model}; asked for: device {device}, dtype {dtype}"),
+    ];
     if report.gpus.is_empty() {
-        stdout::print("GPUs: this build knows none")?;
+        lines.push("GPUs: this build knows none".to_owned());
     }
-    let Some(Chosen { device, dtype, instruction_set, threads, .. }) = report.chosen else { return Ok(()) };
-    let chosen = report.chosen.iter();
-    stdout::print(format_args!(
-        "chosen: device {device}, dtype {dtype}; on the CPU {instruction_set}, {threads} threads"
-    ))?;
-    for Speed { tokens, ms } in chosen.flat_map(|chosen| &chosen.speed) {
-        stdout::print(format_args!("{tokens:>8} tokens {ms:>10.2} ms"))?;
+    for Examined { interface, unavailable, found } in &report.gpus {
+        lines.extend(unavailable.iter().map(|reason| format!("{interface}: not usable: {reason}")));
+        lines.extend(found.iter().flat_map(|found| found_lines(interface, found)));
     }
-    Ok(())
+    if let Some(Chosen { device, dtype, instruction_set, threads, speed, .. }) = &report.chosen {
+        lines.push(format!(
+            "chosen: device {device}, dtype {dtype}; on the CPU {instruction_set}, {threads} threads"
+        ));
+        lines.extend(speed.iter().map(|Speed { tokens, ms }| format!("{tokens:>8} tokens {ms:>10.2} ms")));
+    }
+    lines.join("\n")
 }
 
-fn print_found(interface: &str, found: &Found) -> anyhow::Result<()> {
+fn found_lines(interface: &str, found: &Found) -> Vec<String> {
     let Found { device, name, driver, dtype, cpu_dtype, self_test, .. } = found;
     let memory = found.memory_bytes.map_or(String::new(), |bytes| format!(", {} MB", bytes / 1_000_000));
-    stdout::print(format_args!(
-        "{interface}: {name} ({device}, {driver}{memory}), {dtype}; the CPU: {cpu_dtype}"
-    ))?;
-    match &self_test.failure {
-        None => stdout::print("  self-test: passed")?,
-        Some(reason) => stdout::print(format_args!("  self-test: FAILED: {reason}"))?,
-    }
+    let mut lines =
+        vec![format!("{interface}: {name} ({device}, {driver}{memory}), {dtype}; the CPU: {cpu_dtype}")];
+    lines.push(match &self_test.failure {
+        None => "  self-test: passed".to_owned(),
+        Some(reason) => format!("  self-test: FAILED: {reason}"),
+    });
     if !self_test.skipped.is_empty() {
-        stdout::print(format_args!("  too long to be tested now: {:?} tokens", self_test.skipped))?;
+        let skipped: Vec<_> = self_test.skipped.iter().map(usize::to_string).collect();
+        lines.push(format!("  too long to be tested here: {} tokens", skipped.join(", ")));
     }
-    stdout::print("  tokens     rows  1 - cosine      CPU ms      GPU ms")?;
+    lines.push("  tokens     rows  1 - cosine      CPU ms      GPU ms".to_owned());
     for ProbeResult { tokens, rows, far_field, distance, cpu_ms, gpu_ms } in &self_test.probes {
-        let mark = if *far_field { "+" } else { "" };
-        let rows = format!("{rows}{mark}");
-        stdout::print(format_args!("{tokens:>8} {rows:>8} {distance:>11.1e} {cpu_ms:>11.2} {gpu_ms:>11.2}"))?;
+        let rows = format!("{rows}{}", if *far_field { "+" } else { "" });
+        lines.push(format!("{tokens:>8} {rows:>8} {distance:>11.1e} {cpu_ms:>11.2} {gpu_ms:>11.2}"));
     }
     if let Some(crossover) = &found.crossover {
-        stdout::print(format_args!(
-            "  crossover: the CPU is for texts of fewer than {} tokens, padding included",
-            crossover.rows
-        ))?;
-        print_speed(&crossover.measured)?;
+        let rows = crossover.rows;
+        lines
+            .push(format!("  crossover: the CPU is for texts of fewer than {rows} tokens, padding included"));
+        lines.extend(crossover.measured.iter().map(speed_line));
     }
     if !found.speed.is_empty() {
-        stdout::print("  speed of single texts")?;
-        print_speed(&found.speed)?;
+        lines.push("  speed of single texts".to_owned());
+        lines.extend(found.speed.iter().map(speed_line));
     }
-    found.failure.as_ref().map_or(Ok(()), |reason| stdout::print(format_args!("  FAILED: {reason}")))
+    lines.extend(found.failure.iter().map(|reason| format!("  FAILED: {reason}")));
+    lines
 }
 
-fn print_speed(measured: &[Measured]) -> anyhow::Result<()> {
-    for Measured { tokens, cpu_ms, gpu_ms } in measured {
-        stdout::print(format_args!(
-            "{tokens:>8} tokens {cpu_ms:>10.2} ms on the CPU {gpu_ms:>10.2} ms on the GPU"
-        ))?;
+fn speed_line(Measured { tokens, cpu_ms, gpu_ms }: &Measured) -> String {
+    format!("{tokens:>8} tokens {cpu_ms:>10.2} ms on the CPU {gpu_ms:>10.2} ms on the GPU")
+}
+
+#[cfg(test)]
+mod tests {
+    use danaus_engine::gpu::{Crossover, SelfTest};
+
+    use super::*;
+
+    fn probe(tokens: usize, rows: usize, distance: f64) -> ProbeResult {
+        ProbeResult { tokens, rows, far_field: rows > tokens, distance, cpu_ms: 4.25, gpu_ms: 0.5 }
     }
-    Ok(())
+
+    fn found() -> Found {
+        let measured = vec![Measured { tokens: 16, cpu_ms: 1.0, gpu_ms: 2.5 }];
+        Found {
+            device: "cuda",
+            name: "Fast 9".to_owned(),
+            driver: "555.1".to_owned(),
+            dtype: "bf16",
+            cpu_dtype: "f32",
+            memory_bytes: Some(80_000_000_000),
+            self_test: SelfTest {
+                probes: vec![probe(1, 1, 2e-5), probe(7, 100, 3.5e-5)],
+                skipped: vec![9000, 32_768],
+                failure: None,
+            },
+            crossover: Some(Crossover { rows: 32, measured: measured.clone() }),
+            speed: measured,
+            failure: None,
+        }
+    }
+
+    #[test]
+    fn a_gpu_for_people() {
+        let expected = "\
+CUDA: Fast 9 (cuda, 555.1, 80000 MB), bf16; the CPU: f32
+  self-test: passed
+  too long to be tested here: 9000, 32768 tokens
+  tokens     rows  1 - cosine      CPU ms      GPU ms
+       1        1      2.0e-5        4.25        0.50
+       7     100+      3.5e-5        4.25        0.50
+  crossover: the CPU is for texts of fewer than 32 tokens, padding included
+      16 tokens       1.00 ms on the CPU       2.50 ms on the GPU
+  speed of single texts
+      16 tokens       1.00 ms on the CPU       2.50 ms on the GPU";
+        assert_eq!(found_lines("CUDA", &found()).join("\n"), expected);
+    }
+
+    #[test]
+    fn a_gpu_that_failed_for_people() {
+        let failure = Some("1 tokens in 1 rows: its vector is not finite".to_owned());
+        let self_test = SelfTest { probes: vec![probe(1, 1, f64::INFINITY)], skipped: Vec::new(), failure };
+        let memory_bytes = None;
+        let lost = Some("the device is lost".to_owned());
+        let found =
+            Found { self_test, memory_bytes, crossover: None, speed: Vec::new(), failure: lost, ..found() };
+        let expected = "\
+CUDA: Fast 9 (cuda, 555.1), bf16; the CPU: f32
+  self-test: FAILED: 1 tokens in 1 rows: its vector is not finite
+  tokens     rows  1 - cosine      CPU ms      GPU ms
+       1        1         inf        4.25        0.50
+  FAILED: the device is lost";
+        assert_eq!(found_lines("CUDA", &found).join("\n"), expected);
+    }
 }

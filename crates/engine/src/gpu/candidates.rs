@@ -21,20 +21,20 @@ pub enum Unavailable {
 }
 
 /// A model on a GPU, or why not.
-type Opened = Result<Box<dyn Accelerator>, Unavailable>;
+pub(super) type Opened = Result<Box<dyn Accelerator>, Unavailable>;
 
 /// A way to compute on GPUs.
 pub(super) struct Candidate {
     /// The interface, for people.
     pub name: &'static str,
     /// Whether it is meant by this device.
-    serves: fn(Device) -> bool,
+    pub serves: fn(Device) -> bool,
     /// What its products can be computed in.
-    dtypes: &'static [Dtype],
+    pub dtypes: &'static [Dtype],
     /// Whether there is such a GPU: without a model, and quickly.
-    find: fn(&BackendOptions) -> Result<(), Unavailable>,
+    pub find: fn(&BackendOptions) -> Result<(), Unavailable>,
     /// Puts a model on it.
-    open: fn(&LoadedModel, &BackendOptions) -> Opened,
+    pub open: fn(&LoadedModel, &BackendOptions) -> Opened,
 }
 
 /// In the order in which they are tried.

@@ -110,3 +110,69 @@ fn found(cpu: &CpuBackend, gpu: &Supervised, lengths: &[usize]) -> Result<Found,
         failure,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use danaus_model::{ModelConfig, synthetic};
+
+    use super::*;
+    use crate::gpu::Unavailable;
+    use crate::gpu::candidates::Opened;
+    use crate::gpu::faulty::{Control, Fault, Faulty};
+    use crate::{Device, Dtype};
+
+    fn works(model: &LoadedModel, _: &BackendOptions) -> Opened {
+        Ok(Faulty::open(model, Dtype::F32).0)
+    }
+
+    fn computes_nonsense(model: &LoadedModel, _: &BackendOptions) -> Opened {
+        let control = Control::default();
+        control.fault(Fault::Wrong);
+        Ok(Faulty::with_control(model, Dtype::F32, &control).0)
+    }
+
+    fn examined(open: fn(&LoadedModel, &BackendOptions) -> Opened, device: Device) -> Examined {
+        let config = ModelConfig {
+            hidden_size: 32,
+            intermediate_size: 32,
+            num_hidden_layers: 1,
+            hyena_filter_order: 8,
+            ..ModelConfig::m2_bert_80m(64)
+        };
+        let candidate = Candidate {
+            name: "Metal or Vulkan",
+            serves: |device| device == Device::Auto,
+            dtypes: &[Dtype::Auto],
+            find: |_| Ok(()),
+            open,
+        };
+        let options = BackendOptions { device, threads: Some(1), ..BackendOptions::default() };
+        examine_one(&candidate, &synthetic(&config, 1), &options, &[16, 64, 128]).unwrap()
+    }
+
+    #[test]
+    fn what_works_is_tested_and_measured() {
+        let Examined { interface, unavailable: None, found: Some(found) } = examined(works, Device::Auto)
+        else {
+            panic!("it was there")
+        };
+        assert_eq!((interface, found.device, &*found.name), ("Metal or Vulkan", "metal", "Faulty 1"));
+        assert_eq!((found.dtype, found.cpu_dtype, found.memory_bytes), ("f32", "f32", Some(1 << 30)));
+        let rows: Vec<_> = found.self_test.probes.iter().map(|probe| (probe.tokens, probe.rows)).collect();
+        assert_eq!(rows, [(1, 1), (7, 7), (32, 32), (33, 33), (64, 64), (33, 64)]);
+        assert!(found.self_test.probes.iter().all(|probe| probe.distance <= 1e-6 && probe.gpu_ms > 0.0));
+        let lengths: Vec<_> = found.speed.iter().map(|speed| speed.tokens).collect();
+        assert_eq!((lengths, found.crossover.is_some(), found.failure), (vec![16, 64], true, None));
+    }
+
+    #[test]
+    fn what_does_not_is_described() {
+        let found = examined(computes_nonsense, Device::Auto).found.unwrap();
+        assert!(found.self_test.failure.is_some_and(|why| why.contains("its vector is ")));
+        assert!(found.crossover.is_none() && found.speed.is_empty(), "nothing is measured of it");
+        let none = examined(|_, _| Err(Unavailable::Absent("no driver".to_owned())), Device::Auto);
+        assert_eq!((none.unavailable.as_deref(), none.found), (Some("no driver"), None));
+        let not_asked_for = examined(works, Device::Cpu);
+        assert_eq!(not_asked_for.unavailable.unwrap(), "not asked for by device cpu and dtype auto");
+    }
+}
