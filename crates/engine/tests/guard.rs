@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use common::faulty::{Control, Fault, Faulty};
 use common::{bits, golden_ids, prepared, small_config};
 use danaus_engine::gpu::{Distrust, GuardOptions, GuardedBackend};
-use danaus_engine::padding::equal_pairs;
+use danaus_engine::padding::{distance, equal_pairs};
 use danaus_engine::{
     Backend, BackendOptions, CpuBackend, Dtype, EngineError, Padding, Pooling, Rechecks, Text,
 };
 use danaus_model::{LoadedModel, ModelConfig, synthetic};
+use proptest::prelude::*;
 
 /// Texts of fewer rows are the CPU's.
 const CROSSOVER: usize = 50;
@@ -220,6 +221,72 @@ fn a_gpu_that_fails_is_given_up() {
     assert_demotes(&options(), Fault::ComponentMissing, "a vector of 63 components");
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         assert_demotes(&options(), Fault::NotFinite(value), "a text of 100 tokens: its vector is not finite");
+    }
+}
+
+fn faults() -> impl Strategy<Value = Option<Fault>> {
+    let of = |fault: Fault| Just(Some(fault));
+    prop_oneof![
+        10 => Just(None),
+        1 => of(Fault::Wrong),
+        1 => of(Fault::NotFinite(f32::NAN)),
+        1 => of(Fault::VectorMissing),
+        1 => of(Fault::ComponentMissing),
+        1 => of(Fault::Failed),
+        1 => of(Fault::Panic),
+        3 => (60_usize..400).prop_map(|rows| Some(Fault::OutOfMemory { rows })),
+    ]
+}
+
+/// Places in a list of texts, and what is wrong with the GPU meanwhile.
+fn batches() -> impl Strategy<Value = Vec<(Vec<usize>, Option<Fault>, bool)>> {
+    let batch = (prop::collection::vec(0_usize..36, 1..7), faults(), any::<bool>());
+    prop::collection::vec(batch, 1..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever happens to the GPU, where every answer is checked none is wrong: each is the one that follows from the text, by the
+    /// GPU until it is given up and by the CPU from then on.
+    #[test]
+    fn no_fault_makes_a_wrong_answer(batches in batches()) {
+        let (backend, control) = guarded(&GuardOptions { recheck_one_in: 1, ..options() });
+        let (alone, ids) = (Alone::new(), [1, 7, 49, 50, 64, 300].map(golden_ids));
+        let mut texts = Vec::new();
+        for (ids, padding) in ids.iter().flat_map(|ids| [Padding::None, Padding::MaxLength].map(|p| (ids, p))) {
+            texts.extend(Pooling::ALL.map(|pooling| Text { ids, pooling, padding }));
+        }
+        for (places, fault, stepwise) in batches {
+            let batch: Vec<_> = places.iter().map(|&place| texts[place]).collect();
+            control.fault(fault);
+            let outcome = match stepwise {
+                true => backend.embed_stepwise(&batch, &mut || ControlFlow::Continue(())),
+                false => backend.embed(&batch),
+            };
+            let vectors = match outcome {
+                Ok(vectors) => vectors,
+                Err(EngineError::OutOfMemory { index, .. }) => {
+                    let is_memory = matches!(fault, Some(Fault::OutOfMemory { .. }));
+                    prop_assert!(is_memory && index < batch.len());
+                    prop_assert_eq!(backend.demoted(), None);
+                    continue;
+                }
+                Err(error) => panic!("{error}"),
+            };
+            prop_assert_eq!(vectors.len(), batch.len());
+            for (text, vector) in batch.iter().zip(&vectors) {
+                let by_gpu = backend.demoted().is_none() && backend.rows(text) >= CROSSOVER;
+                // The model's own pooling is finished by the CPU in its own dtype: another hidden state, the same pooler.
+                if text.pooling == Pooling::Model && by_gpu {
+                    let near = alone.cpu.embed(&[*text]).unwrap();
+                    prop_assert!(distance(vector, &near[0]) < 5e-4);
+                    continue;
+                }
+                let expected = embed(if by_gpu { &alone.gpu } else { &alone.cpu }, *text);
+                prop_assert_eq!(&bits(vector), &expected);
+            }
+        }
     }
 }
 
