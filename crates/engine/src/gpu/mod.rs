@@ -2,15 +2,11 @@
 
 mod accelerator;
 mod candidates;
-#[cfg(feature = "cuda")]
-mod cuda;
 mod examine;
 #[cfg(test)]
 #[path = "../../tests/common/faulty.rs"]
 mod faulty;
 mod guard;
-#[cfg(feature = "wgpu")]
-mod wgpu;
 
 pub use accelerator::{Accelerator, Description, DeviceError, PaddedText, Pooled};
 pub use candidates::Unavailable;

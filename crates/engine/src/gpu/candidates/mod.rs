@@ -1,5 +1,10 @@
 //! Which GPUs may compute, and which of them does.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "wgpu")]
+mod wgpu;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -44,16 +49,16 @@ pub(super) const CANDIDATES: &[Candidate] = &[
         name: "CUDA",
         serves: |device| matches!(device, Device::Auto | Device::Cuda(_)),
         dtypes: &[Dtype::Auto, Dtype::F32, Dtype::Bf16],
-        find: super::cuda::find,
-        open: super::cuda::open,
+        find: cuda::find,
+        open: cuda::open,
     },
     #[cfg(feature = "wgpu")]
     Candidate {
         name: "Metal or Vulkan",
         serves: |device| matches!(device, Device::Auto | Device::Metal | Device::Vulkan),
         dtypes: &[Dtype::Auto, Dtype::F32, Dtype::F16],
-        find: super::wgpu::find,
-        open: super::wgpu::open,
+        find: wgpu::find,
+        open: wgpu::open,
     },
 ];
 
