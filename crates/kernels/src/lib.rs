@@ -13,6 +13,8 @@
 
 mod buffer;
 mod compute;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod far_field;
 pub mod gemm;
 mod implicit_filter;

@@ -2,6 +2,8 @@
 
 mod accelerator;
 mod candidates;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod examine;
 #[cfg(test)]
 #[path = "../../tests/common/faulty.rs"]

@@ -1,0 +1,241 @@
+//! M2-BERT on an NVIDIA GPU.
+//!
+//! Texts are packed end to end, as on the CPU. Hidden states enter a layer channel by channel, `[H, tokens]`, since that is how
+//! convolutions read them; the mixer's last product turns them into rows, and LayerNorm turns them back. A layer is six launches
+//! (and one more for each further class of lengths).
+
+mod filters;
+mod pass;
+mod weights;
+mod workspace;
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub use danaus_kernels::cuda::Element;
+use danaus_kernels::cuda::{CudaError, Gpu, GpuBuffer};
+use danaus_model::{LoadedModel, ModelConfig};
+
+use super::{Accelerator, Description, DeviceError, PaddedText};
+use crate::padding::FarField;
+use filters::FilterBank;
+use weights::GpuWeights;
+use workspace::Workspace;
+
+/// Tokens of a pass, unless one text is longer.
+const PASS_ROWS: usize = 32_768;
+
+/// How long the GPU may take for anything that is waited for: a pass takes milliseconds.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Whether a model can be computed on a GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CudaUnavailable {
+    /// There is no GPU (or no driver) to try.
+    Absent(String),
+    /// There is one, and it cannot be used.
+    Failed(String),
+}
+
+/// How to make one.
+#[derive(Debug, Clone, Copy)]
+pub struct CudaOptions {
+    /// The GPU's number, in the driver's order.
+    pub index: usize,
+    /// The type of weights and activations.
+    pub element: Element,
+}
+
+/// A model on an NVIDIA GPU.
+#[derive(Debug)]
+pub struct CudaAccelerator {
+    description: Description,
+    gpu: Gpu,
+    config: ModelConfig,
+    element: Element,
+    weights: GpuWeights,
+    /// Who holds this may start work.
+    state: Mutex<State>,
+}
+
+/// What passes share.
+#[derive(Debug)]
+struct State {
+    filters: FilterBank,
+    /// Of passes that have ended.
+    workspaces: Vec<Workspace>,
+    /// Far fields that are on the GPU, by address; each is kept, so that its address stays its own.
+    far_fields: HashMap<usize, (Arc<FarField>, GpuBuffer)>,
+}
+
+impl From<CudaError> for DeviceError {
+    fn from(error: CudaError) -> Self {
+        match error {
+            CudaError::OutOfMemory(message) => Self::OutOfMemory(message),
+            CudaError::Absent(message) | CudaError::Failed(message) => Self::Failed(message),
+        }
+    }
+}
+
+impl From<CudaError> for CudaUnavailable {
+    fn from(error: CudaError) -> Self {
+        match error {
+            CudaError::Absent(message) => Self::Absent(message),
+            CudaError::OutOfMemory(message) | CudaError::Failed(message) => Self::Failed(message),
+        }
+    }
+}
+
+/// The names of the NVIDIA GPUs here.
+///
+/// # Errors
+/// Why there are none.
+pub fn devices() -> Result<Vec<String>, CudaUnavailable> {
+    Ok(danaus_kernels::cuda::devices()?)
+}
+
+impl CudaAccelerator {
+    /// Loads the model's weights to a GPU.
+    ///
+    /// # Errors
+    /// See [`CudaUnavailable`]; among them a model whose sizes the kernels do not take.
+    pub fn new(model: &LoadedModel, options: &CudaOptions) -> Result<Self, CudaUnavailable> {
+        let gpu = Gpu::open(options.index)?;
+        let element = options.element;
+        check_sizes(&gpu, &model.config)?;
+        let (free, total) = gpu.memory()?;
+        let weights = GpuWeights::new(&gpu, model, element)?;
+        let filters = FilterBank::new(&gpu, model, free / 2)?;
+        gpu.wait(TIMEOUT)?;
+        let description = Description {
+            device: "cuda",
+            name: gpu.name().to_owned(),
+            driver: gpu.driver().to_owned(),
+            dtype: element.name(),
+            memory_bytes: Some(total as u64),
+        };
+        let state = State { filters, workspaces: Vec::new(), far_fields: HashMap::new() };
+        let config = model.config.clone();
+        Ok(Self { description, gpu, config, element, weights, state: Mutex::new(state) })
+    }
+
+    /// The GPU, for benchmarks.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Texts of one pass, computed without a stop.
+    fn embed_pass(&self, texts: &[PaddedText<'_>]) -> Result<Vec<Vec<f32>>, DeviceError> {
+        let mut state = self.state();
+        let pass = self.pass(&mut state, texts)?;
+        let mut workspace = self.workspace(&mut state, &pass)?;
+        self.start(&mut state, &pass, &mut workspace)?;
+        let sums = self.sums(&pass, &mut workspace)?;
+        state.workspaces.push(workspace);
+        Ok(pass.pooled(texts, &sums, self.config.hidden_size))
+    }
+
+    /// Texts of one pass, step by step: others may use the GPU in between.
+    fn embed_pass_stepwise(
+        &self,
+        texts: &[PaddedText<'_>],
+        between: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Vec<Vec<f32>>, DeviceError> {
+        let pass = self.pass(&mut self.state(), texts)?;
+        let mut workspace = self.workspace(&mut self.state(), &pass)?;
+        let mut embedded = false;
+        for layer in 0..self.config.num_hidden_layers {
+            for step in [Self::mix_sequence, Self::mix_state] {
+                if between().is_break() {
+                    self.state().workspaces.push(workspace);
+                    return Err(DeviceError::Stopped);
+                }
+                let mut state = self.state();
+                if !std::mem::replace(&mut embedded, true) {
+                    self.write_inputs(&pass, &mut workspace)?;
+                    self.embed_tokens(&pass, &workspace)?;
+                }
+                step(self, &mut state, &pass, &workspace, layer)?;
+                self.gpu.wait(TIMEOUT)?;
+            }
+        }
+        let mut state = self.state();
+        self.sum(&pass, &workspace)?;
+        let sums = self.sums(&pass, &mut workspace)?;
+        state.workspaces.push(workspace);
+        Ok(pass.pooled(texts, &sums, self.config.hidden_size))
+    }
+
+    /// Forgets what can be made again.
+    fn make_room(&self) {
+        let mut state = self.state();
+        state.workspaces.clear();
+        state.far_fields.clear();
+        state.filters.clear();
+        // The memory is free once the stream is past its release.
+        let _ = self.gpu.wait(TIMEOUT);
+    }
+}
+
+impl Accelerator for CudaAccelerator {
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn embed(
+        &self,
+        texts: &[PaddedText<'_>],
+        mut between: Option<&mut dyn FnMut() -> ControlFlow<()>>,
+    ) -> Result<Vec<Vec<f32>>, DeviceError> {
+        let mut vectors = Vec::with_capacity(texts.len());
+        let mut rest = texts;
+        while !rest.is_empty() {
+            let mut rows = 0;
+            let fits = rest.iter().take_while(|text| {
+                rows += text.rows;
+                rows <= PASS_ROWS
+            });
+            let (texts, others) = rest.split_at(fits.count().max(1));
+            let mut pass = || match &mut between {
+                Some(between) => self.embed_pass_stepwise(texts, *between),
+                None => self.embed_pass(texts),
+            };
+            let result = match pass() {
+                Err(DeviceError::OutOfMemory(_)) => {
+                    self.make_room();
+                    pass()
+                }
+                result => result,
+            };
+            vectors.extend(result?);
+            rest = others;
+        }
+        Ok(vectors)
+    }
+}
+
+/// Whether the kernels take a model of these sizes.
+fn check_sizes(gpu: &Gpu, config: &ModelConfig) -> Result<(), CudaUnavailable> {
+    let blocks = config.monarch_mlp_nblocks;
+    let (narrow, wide) = (config.hidden_size / blocks, config.intermediate_size / blocks);
+    let fits = config.hidden_size <= 1024
+        && blocks.is_multiple_of(2)
+        && narrow.is_multiple_of(8)
+        && wide.is_multiple_of(8)
+        && gpu.length_class(config.max_tokens())?.is_some();
+    if !fits {
+        return Err(CudaUnavailable::Failed(format!(
+            "the CUDA kernels take up to 1,024 channels, diagonal blocks in an even number, of multiples of 8, and 32,768 tokens: \
+             the model has {} channels, {blocks} blocks of {narrow} and {wide}, and {} tokens",
+            config.hidden_size,
+            config.max_tokens()
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,305 @@
+// Matrix products of 16-bit floats with float32 sums on Hopper GPUs, whose warpgroups multiply straight from shared memory (wgmma).
+//
+// architecture compute_90a
+// variant gemm_sm90_bf16: VARIANT_HALF=bf16
+// variant gemm_sm90_f16: VARIANT_HALF=f16
+//
+// A warpgroup computes 64 x BN. Operands stream through STAGES buffers in shared memory, 64 of k at a time, in the layouts with
+// 128-byte swizzle that the instruction reads: of an operand with k contiguous, rows of 128 bytes; of one with its own index
+// contiguous, panels of 64 of it, each with rows of 128 bytes by k. Chunks of 16 bytes are permuted by the row's last three bits.
+#include "gemm.cuh"
+#include "half.cuh"
+#include "wgmma.cuh"
+
+static const int BK = 64;
+static const int ROW_BYTES = 128, PANEL_BYTES = BK * ROW_BYTES;
+
+__device__ __forceinline__ void copy_chunk(u32 target, const void *source, bool valid) {
+    int bytes = valid ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes));
+}
+
+__device__ __forceinline__ void copies_end() { asm volatile("cp.async.commit_group;"); }
+
+// Until all but the last PENDING groups of copies are there, and the tensor cores see them.
+template <int PENDING> __device__ __forceinline__ void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING));
+    asm volatile("fence.proxy.async.shared::cta;");
+}
+
+__device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void products_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int PENDING> __device__ __forceinline__ void wait_for_products() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+static const float GELU_0 = 3.988192677e-01f, GELU_1 = -6.619033217e-02f, GELU_2 = 9.718802758e-03f, GELU_3 = -1.079084119e-03f,
+                   GELU_4 = 8.849003643e-05f, GELU_5 = -5.147591310e-06f, GELU_6 = 1.986198583e-07f, GELU_7 = -4.515414709e-09f,
+                   GELU_8 = 4.547203239e-11f;
+
+// GELU for what is rounded to 16 bits: x times a polynomial for the normal distribution function, at most 7e-5 off.
+__device__ __forceinline__ float gelu_rounded(float x) {
+    float z = fminf(fmaxf(x, -4.25f), 4.25f), t = z * z;
+    float p = GELU_8;
+    p = fmaf(p, t, GELU_7);
+    p = fmaf(p, t, GELU_6);
+    p = fmaf(p, t, GELU_5);
+    p = fmaf(p, t, GELU_4);
+    p = fmaf(p, t, GELU_3);
+    p = fmaf(p, t, GELU_2);
+    p = fmaf(p, t, GELU_1);
+    p = fmaf(p, t, GELU_0);
+    return x * fmaf(z, p, 0.5f);
+}
+
+// An operand's part of a stage: EXTENT of its index by BK of k.
+template <int EXTENT, Major MAJOR, int THREADS> struct Tile {
+    static const int PANELS = (EXTENT + 63) / 64;
+    static const int BYTES = MAJOR == MAJOR_K ? EXTENT * ROW_BYTES : PANELS * PANEL_BYTES;
+    static const int CHUNKS = EXTENT * BK / 8;
+
+    // Begins to copy the part at (start, k); what lies beyond `extent` or `depth` is zero.
+    __device__ __forceinline__ static void load(u32 target, const half16 *data, int stride, int start, int extent, int k, int depth) {
+#pragma unroll
+        for (int turn = 0; turn < (CHUNKS + THREADS - 1) / THREADS; turn++) {
+            int index = threadIdx.x + turn * THREADS;
+            if (CHUNKS % THREADS != 0 && index >= CHUNKS) break;
+            int row, at, step;
+            u32 place;
+            if (MAJOR == MAJOR_K) {
+                int chunk = index % 8;
+                row = index / 8;
+                at = start + row;
+                step = k + chunk * 8;
+                place = row * ROW_BYTES + ((chunk ^ (row & 7)) * 16);
+            } else {
+                int chunk = index % (EXTENT / 8);
+                row = index / (EXTENT / 8);
+                at = start + chunk * 8;
+                step = k + row;
+                place = chunk / 8 * PANEL_BYTES + row * ROW_BYTES + (((chunk % 8) ^ (row & 7)) * 16);
+            }
+            bool valid = at < extent && step < depth;
+            const half16 *source = data + (MAJOR == MAJOR_K ? size_t(at) * stride + step : size_t(step) * stride + at);
+            copy_chunk(target + place, valid ? source : data, valid);
+        }
+    }
+
+    // Of 16 of k from `step` on, and the operand's index from `start` on (a multiple of 64, or of 8 with k contiguous).
+    __device__ __forceinline__ static u64 descriptor(u32 tile, int start, int step) {
+        u32 address = MAJOR == MAJOR_K ? tile + start * ROW_BYTES + step * 2 : tile + start / 64 * PANEL_BYTES + step * ROW_BYTES;
+        // Eight rows are 1,024 bytes; the next panel is PANEL_BYTES further on.
+        return u64((address >> 4) & 0x3fff) | u64(PANEL_BYTES >> 4) << 16 | u64(1024 >> 4) << 32 | u64(1) << 62;
+    }
+};
+
+// Adds what a row of sums needs, and writes the tile's rows 16 bytes at a time, through shared memory.
+template <int BM, int BN, int THREADS, Epilogue EPILOGUE, typename Out> struct Writer {
+    static const int STRIDE = BN + 16 / int(sizeof(Out));
+    static const int BYTES = BM * STRIDE * int(sizeof(Out));
+
+    __device__ __forceinline__ static void stage(const Product &p, const float (&sums)[BN / 2], Out *tile, int block, int m0, int n0) {
+        const float *bias = p.bias + size_t(block) * p.bias_step;
+        int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int row = 16 * warp + 8 * half + lane / 4;
+            float row_bias = EPILOGUE == BIAS_M && m0 + row < p.m ? bias[m0 + row] : 0.0f;
+#pragma unroll
+            for (int j = 0; j < BN / 8; j++) {
+                int column = 8 * j + 2 * (lane % 4);
+                float x[2];
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    x[e] = sums[4 * j + 2 * half + e] + row_bias;
+                    if (EPILOGUE == BIAS_N || EPILOGUE == BIAS_N_RESIDUAL) x[e] += n0 + column + e < p.n ? bias[n0 + column + e] : 0.0f;
+                }
+                if (sizeof(Out) == 2)
+                    *(u32 *)&tile[row * STRIDE + column] = narrow_pair(x[0], x[1]);
+                else
+                    *(float2 *)&tile[row * STRIDE + column] = float2{x[0], x[1]};
+            }
+        }
+    }
+
+    __device__ __forceinline__ static void write(const Product &p, const Out *tile, int block, int m0, int n0) {
+        static const int PER_CHUNK = 16 / int(sizeof(Out)), ROW_CHUNKS = BN / PER_CHUNK;
+        Out *c = (Out *)p.c + size_t(block) * p.c_step;
+#pragma unroll 4
+        for (int index = threadIdx.x; index < BM * ROW_CHUNKS; index += THREADS) {
+            int row = index / ROW_CHUNKS, column = index % ROW_CHUNKS * PER_CHUNK;
+            if (m0 + row >= p.m || n0 + column >= p.n) continue;
+            uint4 chunk = *(const uint4 *)&tile[row * STRIDE + column];
+            size_t at = size_t(m0 + row) * p.c_stride + n0 + column;
+            if (EPILOGUE == BIAS_N_RESIDUAL) {
+                uint2 residual = *(const uint2 *)((const half16 *)p.residual + size_t(block) * p.c_step + at);
+                float *values = (float *)&chunk;
+                values[0] += widen_low(residual.x);
+                values[1] += widen_high(residual.x);
+                values[2] += widen_low(residual.y);
+                values[3] += widen_high(residual.y);
+            }
+            *(uint4 *)&c[at] = chunk;
+        }
+    }
+};
+
+template <int GROUPS, int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, typename Out> struct Gemm {
+    static const int BM = 64 * GROUPS, THREADS = 128 * GROUPS;
+    typedef Tile<BM, A, THREADS> TileA;
+    typedef Tile<BN, B, THREADS> TileB;
+    typedef Writer<BM, BN, THREADS, EPILOGUE, Out> Result;
+    static const int STAGE_BYTES = TileA::BYTES + TileB::BYTES;
+
+    __device__ __forceinline__ static void run(const Product &p) {
+        extern __shared__ __align__(1024) unsigned char memory[];
+        u32 shared = shared_address(memory);
+        int block = blockIdx.z, m0 = blockIdx.y * BM, n0 = blockIdx.x * BN, group = threadIdx.x / 128;
+        if (EPILOGUE == BIAS_M) m0 = blockIdx.x * BM, n0 = blockIdx.y * BN;
+        const half16 *a = (const half16 *)p.a.data + size_t(block / p.a_share) * p.a_step;
+        const half16 *b = (const half16 *)p.b.data + size_t(block) * p.b_step;
+        int steps = (p.k + BK - 1) / BK;
+        auto load = [&](int step) {
+            if (step < steps) {
+                u32 stage = shared + (step % STAGES) * STAGE_BYTES;
+                TileA::load(stage, a, p.a.stride, m0, p.m, step * BK, p.k);
+                TileB::load(stage + TileA::BYTES, b, p.b.stride, n0, p.n, step * BK, p.k);
+            }
+            copies_end();
+        };
+        float sums[BN / 2];
+#pragma unroll
+        for (int i = 0; i < BN / 2; i++) sums[i] = 0.0f;
+#pragma unroll
+        for (int step = 0; step < STAGES - 2; step++) load(step);
+        for (int step = 0; step < steps; step++) {
+            wait_for_copies<STAGES - 3>();
+            // The products of the step before may still run; those before them have read the buffer that is filled next.
+            wait_for_products<1>();
+            __syncthreads();
+            u32 stage = shared + (step % STAGES) * STAGE_BYTES;
+            pin(sums);
+            products_begin();
+#pragma unroll
+            for (int k = 0; k < BK; k += 16)
+                Wgmma<BN, A == MAJOR_MN, B == MAJOR_MN>::template run<true>(sums, TileA::descriptor(stage, 64 * group, k),
+                                                            TileB::descriptor(stage + TileA::BYTES, 0, k));
+            products_end();
+            pin(sums);
+            load(step + STAGES - 2);
+        }
+        wait_for_products<0>();
+        pin(sums);
+        wait_for_copies<0>();
+        __syncthreads();
+        Result::stage(p, sums, (Out *)memory, block, m0, n0);
+        __syncthreads();
+        Result::write(p, (const Out *)memory, block, m0, n0);
+    }
+};
+
+// A gated product: 128 rows of both halves' activations stay in shared memory, KS times BK of k, and weights stream by, BN outputs of
+// each half at a time, over all outputs of the diagonal blocks that share the activations. While a tile's products run, GELU and gate
+// are applied to those of the tile before.
+template <int GROUPS, int BN, int KS> struct Gated {
+    static const int BM = 64 * GROUPS, THREADS = 128 * GROUPS;
+    typedef Tile<BM, MAJOR_K, THREADS> TileA;
+    typedef Tile<BN, MAJOR_K, THREADS> TileB;
+    typedef Writer<BM, BN, THREADS, PLAIN, half16> Result;
+    static const int ROWS_BYTES = 2 * KS * TileA::BYTES, STAGE_BYTES = 2 * KS * TileB::BYTES;
+
+    template <int SET, int K> __device__ __forceinline__ static void step(float (&sums)[BN / 2], u32 rows, u32 stage) {
+        int group = threadIdx.x / 128;
+        Wgmma<BN, false, false>::template run<(K > 0)>(sums, TileA::descriptor(rows + (SET * KS + K / BK) * TileA::BYTES, 64 * group, K % BK),
+                                                       TileB::descriptor(stage + (SET * KS + K / BK) * TileB::BYTES, 0, K % BK));
+        if constexpr (K + 16 < KS * BK) step<SET, K + 16>(sums, rows, stage);
+    }
+
+    __device__ __forceinline__ static void multiply(float (&sums)[2][BN / 2], u32 rows, u32 stage) {
+        pin(sums[0]);
+        pin(sums[1]);
+        products_begin();
+        step<0, 0>(sums[0], rows, stage);
+        step<1, 0>(sums[1], rows, stage);
+        products_end();
+        pin(sums[0]);
+        pin(sums[1]);
+    }
+
+    __device__ __forceinline__ static void run(const Product &p) {
+        extern __shared__ __align__(1024) unsigned char memory[];
+        u32 rows = shared_address(memory), weights = rows + ROWS_BYTES;
+        half16 *out = (half16 *)(memory + ROWS_BYTES + 2 * STAGE_BYTES);
+        // Outputs of all diagonal blocks with these activations follow each other.
+        int outputs = p.n * p.a_share, m0 = blockIdx.y * BM, tiles = (outputs + BN - 1) / BN;
+        int first = tiles * int(blockIdx.x) / int(gridDim.x), last = tiles * int(blockIdx.x + 1) / int(gridDim.x);
+        Product whole = p;
+        whole.n = outputs;
+        whole.c_step = p.c_step * p.a_share;
+        int shared_block = blockIdx.z;
+        const half16 *a[2] = {(const half16 *)p.a.data + size_t(shared_block) * p.a_step, (const half16 *)p.gate_a.data + size_t(shared_block) * p.a_step};
+        size_t step = size_t(p.b_step) * p.a_share * shared_block;
+        const half16 *b[2] = {(const half16 *)p.b.data + step, (const half16 *)p.gate_b.data + step};
+        auto load = [&](int tile) {
+            if (tile < last) {
+#pragma unroll
+                for (int part = 0; part < 2 * KS; part++)
+                    TileB::load(weights + (tile - first) % 2 * STAGE_BYTES + part * TileB::BYTES, b[part / KS], p.b.stride, tile * BN, outputs, part % KS * BK, p.k);
+            }
+            copies_end();
+        };
+#pragma unroll
+        for (int part = 0; part < 2 * KS; part++)
+            TileA::load(rows + part * TileA::BYTES, a[part / KS], p.a.stride, m0, p.m, part % KS * BK, p.k);
+        load(first);
+        load(first + 1);
+        if (first >= last) return;
+        float even[2][BN / 2], odd[2][BN / 2];
+        wait_for_copies<1>();
+        __syncthreads();
+        multiply(even, rows, weights);
+        // One tile of the loop: its products are in `ready`; the next one's go to `next`.
+        auto turn = [&](int tile, float(&ready)[2][BN / 2], float(&next)[2][BN / 2]) {
+            wait_for_copies<0>();
+            wait_for_products<0>();
+            pin(ready[0]);
+            pin(ready[1]);
+            __syncthreads();
+            // Behind the last tile, of what is there: nobody looks at it.
+            multiply(next, rows, weights + (tile + 1 - first) % 2 * STAGE_BYTES);
+            load(tile + 2);
+#pragma unroll
+            for (int i = 0; i < BN / 2; i++) ready[0][i] = gelu_rounded(ready[0][i]) * ready[1][i];
+            Result::stage(whole, ready[0], out, shared_block, m0, tile * BN);
+            __syncthreads();
+            Result::write(whole, out, shared_block, m0, tile * BN);
+        };
+        for (int tile = first;;) {
+            turn(tile, even, odd);
+            if (++tile >= last) break;
+            turn(tile, odd, even);
+            if (++tile >= last) break;
+        }
+        wait_for_products<0>();
+    }
+};
+
+#define GEMM(NAME, GROUPS, BN, STAGES, A, B, EPILOGUE, OUT)                                                                       \
+    extern "C" __global__ void __launch_bounds__(128 * GROUPS) NAME(Product p) {                                                  \
+        Gemm<GROUPS, BN, STAGES, A, B, EPILOGUE, OUT>::run(p);                                                                    \
+    }
+#define GATED(NAME, GROUPS, BN, KS)                                                                                               \
+    extern "C" __global__ void __launch_bounds__(128 * GROUPS) NAME(Product p) { Gated<GROUPS, BN, KS>::run(p); }
+
+// As in gemm_bf16.cu.
+GEMM(in_linear_large, 2, 256, 4, MAJOR_K, MAJOR_MN, BIAS_M, half16)
+GEMM(in_linear_medium, 1, 64, 6, MAJOR_K, MAJOR_MN, BIAS_M, half16)
+GEMM(in_linear_small, 1, 32, 8, MAJOR_K, MAJOR_MN, BIAS_M, half16)
+GEMM(out_linear_large, 2, 256, 4, MAJOR_MN, MAJOR_K, BIAS_N, half16)
+GEMM(out_linear_medium, 1, 64, 6, MAJOR_MN, MAJOR_K, BIAS_N, half16)
+GEMM(out_linear_small, 1, 16, 8, MAJOR_MN, MAJOR_K, BIAS_N, half16)
+GEMM(down_large, 2, 192, 4, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, float)
+GEMM(down_medium, 1, 64, 6, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, float)
+GEMM(down_small, 1, 16, 8, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, float)
+GATED(gated_large, 2, 64, 3)
+GATED(gated_small, 1, 32, 3)

@@ -1,0 +1,331 @@
+//! Matrix products: which kernel, which tile.
+
+use cudarc::driver::DeviceRepr;
+
+use super::launch::{Grid, MOST_BLOCKS, part};
+use super::{CudaError, Element, Gpu, GpuBuffer};
+
+/// What a product is for, which says how its operands lie in memory and what follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProductKind {
+    /// `c [m, n] = a [m, k] b [k, n] + bias [m]`: weights by channel-major activations.
+    InLinear,
+    /// `c [m, n] = a [k, m]ᵀ b [n, k]ᵀ + bias [n]`: channel-major activations by weights.
+    OutLinear,
+    /// `c [m, n] = gelu(a [m, k] b [n, k]ᵀ) * (a' b'ᵀ)`: both halves of a gated product, by diagonal blocks.
+    Gated,
+    /// `c [m, n] = a [m, k] b [n, k]ᵀ + bias [n] + residual [m, n]`, in float32, by diagonal blocks.
+    Down,
+    /// `c [m, n] = a [m, k] b [n, k]ᵀ`, in float32 only.
+    Taps,
+}
+
+/// An operand: where it starts in a buffer, and how far its rows are apart, both in elements.
+#[derive(Debug, Clone, Copy)]
+pub struct Block<'a> {
+    /// Where it is.
+    pub buffer: &'a GpuBuffer,
+    /// Its first element.
+    pub offset: usize,
+    /// From one row to the next.
+    pub stride: usize,
+    /// From one diagonal block's to the next one's.
+    pub step: usize,
+}
+
+/// The other half of a gated product: operands of the same strides and steps.
+#[derive(Debug, Clone, Copy)]
+pub struct GatedProduct<'a> {
+    /// The gate's activations.
+    pub a: Block<'a>,
+    /// The gate's weights.
+    pub b: Block<'a>,
+    /// Diagonal blocks of the result that share their activations.
+    pub share: usize,
+}
+
+/// A matrix product.
+#[derive(Debug)]
+pub struct ProductArgs<'a> {
+    /// What it is for.
+    pub kind: ProductKind,
+    /// The type of its operands (and of its result, unless that is float32 in any case).
+    pub element: Element,
+    /// Rows of the result.
+    pub m: usize,
+    /// Columns of the result.
+    pub n: usize,
+    /// What is summed over.
+    pub k: usize,
+    /// Diagonal blocks.
+    pub blocks: usize,
+    /// First operand.
+    pub a: Block<'a>,
+    /// Second operand.
+    pub b: Block<'a>,
+    /// The gate, of a gated product.
+    pub gate: Option<GatedProduct<'a>>,
+    /// In float32; a diagonal block's follow the one's before.
+    pub bias: Option<&'a GpuBuffer>,
+    /// As the result lies, in the operands' type.
+    pub residual: Option<&'a GpuBuffer>,
+    /// Where the result goes.
+    pub c: Block<'a>,
+}
+
+/// `Operand` and `Product` of `gemm.cuh`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct RawOperand {
+    data: u64,
+    stride: i32,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct RawProduct {
+    a: RawOperand,
+    b: RawOperand,
+    gate_a: RawOperand,
+    gate_b: RawOperand,
+    c: u64,
+    c_stride: i32,
+    bias: u64,
+    residual: u64,
+    sizes: [i32; 3],
+    steps: [i32; 4],
+    a_share: i32,
+}
+
+// SAFETY: integers in C's order, as `Product` in `gemm.cuh`.
+unsafe impl DeviceRepr for RawProduct {}
+
+/// A kernel: its tile and its block of threads, as its source defines them.
+#[derive(Debug, Clone, Copy)]
+struct Tile {
+    module: &'static str,
+    name: &'static str,
+    m: usize,
+    n: usize,
+    threads: usize,
+    shared: usize,
+    /// Whether rows of activations stay, and weights stream by.
+    resident: bool,
+}
+
+/// Bytes of k that a stage holds, by row of a tile.
+const STAGE_ROW: usize = 128;
+
+/// The widest diagonal block whose rows can stay in shared memory.
+const RESIDENT_INPUTS: usize = 192;
+
+/// A tile of `gemm_half.cu`: so many stages.
+const fn tensor_core(name: &'static str, [m, n]: [usize; 2], threads: usize, stages: usize, gated: bool, out: usize) -> Tile {
+    let sets = if gated { 2 } else { 1 };
+    let (operands, result) = (stages * sets * (m + n) * STAGE_ROW, m * (n + 16 / out) * out);
+    let shared = if operands > result { operands } else { result };
+    Tile { module: "", name, m, n, threads, shared, resident: false }
+}
+
+/// A tile of `gemm_sm90.cu`: so many warpgroups, of 64 rows each. An operand with its own index contiguous takes whole panels of 64.
+const fn hopper(name: &'static str, groups: usize, n: usize, stages: usize, panels: bool, out: usize) -> Tile {
+    let m = 64 * groups;
+    let stored = if panels { n.next_multiple_of(64) } else { n };
+    let (operands, result) = (stages * (m + stored) * STAGE_ROW, m * (n + 16 / out) * out);
+    let shared = if operands > result { operands } else { result };
+    Tile { module: "", name, m, n, threads: 128 * groups, shared, resident: false }
+}
+
+/// A gated tile of `gemm_sm90.cu`: 128 or 64 rows of both halves, and two stages of weights.
+const fn resident(name: &'static str, groups: usize, n: usize) -> Tile {
+    let (m, steps) = (64 * groups, RESIDENT_INPUTS / 64);
+    let shared = 2 * steps * (m + 2 * n) * STAGE_ROW + m * (n + 8) * 2;
+    Tile { module: "", name, m, n, threads: 128 * groups, shared, resident: true }
+}
+
+/// Tiles of 16-bit products, the largest first.
+fn half_tiles(kind: ProductKind) -> Vec<Tile> {
+    match kind {
+        ProductKind::InLinear => vec![
+            tensor_core("in_linear_large", [256, 128], 256, 3, false, 2),
+            tensor_core("in_linear_medium", [128, 64], 128, 4, false, 2),
+            tensor_core("in_linear_small", [32, 32], 128, 4, false, 2),
+        ],
+        ProductKind::OutLinear => vec![
+            tensor_core("out_linear_large", [128, 256], 256, 3, false, 2),
+            tensor_core("out_linear_medium", [64, 64], 128, 4, false, 2),
+            tensor_core("out_linear_small", [32, 32], 128, 4, false, 2),
+        ],
+        ProductKind::Gated => vec![
+            tensor_core("gated_large", [128, 128], 256, 3, true, 2),
+            tensor_core("gated_medium", [64, 64], 128, 2, true, 2),
+            tensor_core("gated_small", [32, 32], 128, 3, true, 2),
+        ],
+        ProductKind::Down | ProductKind::Taps => vec![
+            tensor_core("down_large", [128, 192], 256, 3, false, 4),
+            tensor_core("down_medium", [64, 64], 128, 4, false, 4),
+            tensor_core("down_small", [32, 32], 128, 4, false, 4),
+        ],
+    }
+}
+
+/// The same on Hopper GPUs.
+fn hopper_tiles(kind: ProductKind) -> Vec<Tile> {
+    match kind {
+        ProductKind::InLinear => vec![
+            hopper("in_linear_large", 2, 256, 4, true, 2),
+            hopper("in_linear_medium", 1, 64, 6, true, 2),
+            hopper("in_linear_small", 1, 32, 8, true, 2),
+        ],
+        ProductKind::OutLinear => vec![
+            hopper("out_linear_large", 2, 256, 4, false, 2),
+            hopper("out_linear_medium", 1, 64, 6, false, 2),
+            hopper("out_linear_small", 1, 16, 8, false, 2),
+        ],
+        ProductKind::Gated => vec![resident("gated_large", 2, 64), resident("gated_small", 1, 32)],
+        ProductKind::Down | ProductKind::Taps => vec![
+            hopper("down_large", 2, 192, 4, false, 4),
+            hopper("down_medium", 1, 64, 6, false, 4),
+            hopper("down_small", 1, 16, 8, false, 4),
+        ],
+    }
+}
+
+fn f32_tile(kind: ProductKind) -> Tile {
+    let name = match kind {
+        ProductKind::InLinear => "in_linear_f32",
+        ProductKind::OutLinear => "out_linear_f32",
+        ProductKind::Gated => "gated_f32",
+        ProductKind::Down => "down_f32",
+        ProductKind::Taps => "taps_f32",
+    };
+    Tile { module: "gemm_f32", name, m: 64, n: 64, threads: 256, shared: 0, resident: false }
+}
+
+impl Tile {
+    /// Blocks of threads, by dimension.
+    fn blocks(&self, args: &ProductArgs<'_>, multiprocessors: usize) -> [usize; 3] {
+        let m = args.m.div_ceil(self.m);
+        if let (true, Some(gate)) = (self.resident, args.gate) {
+            let (tiles, groups) = ((args.n * gate.share).div_ceil(self.n), args.blocks / gate.share);
+            // Each part of the outputs loads the activations anew: that costs about two tiles.
+            let cost = |&parts: &usize| (m * groups * parts).div_ceil(multiprocessors) * (tiles.div_ceil(parts) + 2);
+            return [(1..=tiles).min_by_key(cost).unwrap_or(1), m, groups];
+        }
+        let n = args.n.div_ceil(self.n);
+        // Blocks that share activations are neighbours: weights stay in the cache anyway.
+        if args.kind == ProductKind::InLinear { [m, n, args.blocks] } else { [n, m, args.blocks] }
+    }
+}
+
+impl Gpu {
+    /// Starts a product. The tile depends on its sizes, the result does not depend on the tile.
+    ///
+    /// # Errors
+    /// The driver's.
+    ///
+    /// # Panics
+    /// Where sizes do not fit the buffers or the kernels.
+    pub fn product(&self, args: &ProductArgs<'_>) -> Result<(), CudaError> {
+        let tile = self.tile(args);
+        self.product_in(args, tile)
+    }
+
+    /// As [`product`](Gpu::product), in the tile of that number, of [`tiles`](Gpu::tiles): for tests and benchmarks.
+    ///
+    /// # Errors
+    /// The driver's.
+    ///
+    /// # Panics
+    /// As `product`, or where the GPU has too little shared memory for that tile.
+    pub fn product_in_tile(&self, args: &ProductArgs<'_>, tile: usize) -> Result<(), CudaError> {
+        self.product_in(args, self.fitting(args)[tile])
+    }
+
+    /// How many tiles there are for a product on this GPU.
+    pub fn tiles(&self, args: &ProductArgs<'_>) -> usize {
+        self.fitting(args).len()
+    }
+
+    /// Tiles that the GPU has shared memory for, the largest first.
+    fn fitting(&self, args: &ProductArgs<'_>) -> Vec<Tile> {
+        let wide = args.kind == ProductKind::Gated && args.k > RESIDENT_INPUTS;
+        let (module, tiles) = match (args.element, self.is_hopper() && !wide) {
+            (Element::F32, _) => return vec![f32_tile(args.kind)],
+            (Element::Bf16, false) => ("gemm_bf16", half_tiles(args.kind)),
+            (Element::F16, false) => ("gemm_f16", half_tiles(args.kind)),
+            (Element::Bf16, true) => ("gemm_sm90_bf16", hopper_tiles(args.kind)),
+            (Element::F16, true) => ("gemm_sm90_f16", hopper_tiles(args.kind)),
+        };
+        let fits = tiles.into_iter().filter(|tile| tile.shared <= self.shared_memory());
+        fits.map(|tile| Tile { module, ..tile }).collect()
+    }
+
+    /// The largest tile of which there are enough to keep the GPU busy.
+    fn tile(&self, args: &ProductArgs<'_>) -> Tile {
+        let tiles = self.fitting(args);
+        let busy = |tile: &&Tile| {
+            let blocks: usize = tile.blocks(args, self.multiprocessors()).iter().product();
+            // Activations that stay are divided among as many blocks as there should be.
+            if tile.resident { args.m > tile.m / 2 } else { blocks * 10 >= self.multiprocessors() * 9 }
+        };
+        *tiles.iter().find(busy).unwrap_or(&tiles[tiles.len() - 1])
+    }
+
+    fn product_in(&self, args: &ProductArgs<'_>, tile: Tile) -> Result<(), CudaError> {
+        let parameters = parameters(args);
+        let function = self.modules.function(tile.module, tile.name, tile.shared)?;
+        let blocks = tile.blocks(args, self.multiprocessors());
+        assert!(blocks[1] <= MOST_BLOCKS, "rows of a product");
+        let grid = Grid { blocks, threads: tile.threads, shared: tile.shared };
+        // SAFETY: `parameters` checked that operands and result are within their buffers.
+        unsafe { self.launch(&function, grid, &parameters) }
+    }
+}
+
+/// Checks the sizes, and writes them as the kernels take them.
+fn parameters(args: &ProductArgs<'_>) -> RawProduct {
+    let ProductArgs { kind, element, m, n, k, blocks, a, b, c, .. } = *args;
+    let size = element.bytes();
+    if element.is_half() {
+        let aligned = [a.stride, a.offset, a.step, b.stride, b.offset, b.step, c.stride, c.offset, c.step, k];
+        assert!(aligned.iter().all(|value| value.is_multiple_of(8)), "16-bit operands come in chunks of 16 bytes");
+    }
+    let (a_rows, a_width) = if kind == ProductKind::OutLinear { (k, m) } else { (m, k) };
+    let (b_rows, b_width) = if kind == ProductKind::InLinear { (k, n) } else { (n, k) };
+    let share = args.gate.map_or(1, |gate| gate.share);
+    let operand = |block: Block<'_>, rows: usize, width: usize, last: usize, size: usize| RawOperand {
+        data: extent(block, rows, width, last, size),
+        stride: block.stride as i32,
+    };
+    let last = blocks - 1;
+    let gate = args.gate.map(|gate| {
+        assert!((gate.a.step, gate.b.step, gate.a.stride, gate.b.stride) == (a.step, b.step, a.stride, b.stride));
+        (operand(gate.a, a_rows, a_width, last / share, size), operand(gate.b, b_rows, b_width, last, size))
+    });
+    assert_eq!(gate.is_some(), kind == ProductKind::Gated, "a gated product has a gate");
+    let none = RawOperand { data: 0, stride: 0 };
+    let (gate_a, gate_b) = gate.unwrap_or((none, none));
+    let wide = matches!(kind, ProductKind::Down | ProductKind::Taps);
+    let biases = if kind == ProductKind::InLinear { m } else { n * blocks };
+    RawProduct {
+        a: operand(a, a_rows, a_width, last / share, size),
+        b: operand(b, b_rows, b_width, last, size),
+        gate_a,
+        gate_b,
+        c: extent(c, m, n, last, if wide { 4 } else { size }),
+        c_stride: c.stride as i32,
+        bias: args.bias.map_or(0, |bias| part(bias, 0, biases * 4)),
+        residual: args.residual.map_or(0, |residual| extent(Block { buffer: residual, ..c }, m, n, last, size)),
+        sizes: [m, n, k].map(|size| size as i32),
+        steps: [a.step, b.step, c.step, if blocks > 1 { n } else { 0 }].map(|step| step as i32),
+        a_share: share as i32,
+    }
+}
+
+/// The address of a block, whose last diagonal block is within the buffer, rows rounded up to chunks included.
+fn extent(block: Block<'_>, rows: usize, width: usize, last: usize, size: usize) -> u64 {
+    let width = width.next_multiple_of(16 / size).min(block.stride);
+    let elements = last * block.step + (rows - 1) * block.stride + width;
+    part(block.buffer, block.offset * size, elements * size)
+}

@@ -1,0 +1,65 @@
+//! The kernels for NVIDIA GPUs, and what starts them: the CUDA driver through `cudarc`, looked for at run time.
+//!
+//! The kernels are CUDA C++ in `cuda/`, compiled to PTX by `cuda/compile.py`; the PTX is part of the program, and the driver compiles
+//! it for the GPU that is there, a module when it is first needed. Everything runs in one stream, in order.
+//!
+//! Activations come in two orders: row-major `[token, channel]` for what mixes channels, channel-major `[channel, token]` for what
+//! mixes tokens. Products change the one into the other as they go. As on CPUs, a row's (or a text's) result is made by the same
+//! operations in the same order whatever else is in the batch.
+//!
+//! Launches are safe to call: sizes are checked against those of the buffers before anything starts.
+
+mod error;
+mod filters;
+mod gemm;
+mod gpu;
+mod graph;
+mod launch;
+mod library;
+mod long_conv;
+mod modules;
+mod rows;
+
+pub use error::CudaError;
+pub use filters::{SineWeights, SpectrumSource};
+pub use gemm::{Block, GatedProduct, ProductArgs, ProductKind};
+pub use gpu::{Gpu, GpuBuffer, devices};
+pub use graph::Graph;
+pub use library::{LibraryGemm, LibraryProduct};
+pub use long_conv::{GpuText, LengthClass, LongConvArgs};
+pub use rows::{EmbeddingArgs, NormArgs, Stretch};
+
+/// The type of weights and activations on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// float32
+    F32,
+    /// bfloat16
+    Bf16,
+    /// IEEE half precision: three more bits than bfloat16 after the point, but nothing beyond 65,504
+    F16,
+}
+
+impl Element {
+    /// Bytes of one.
+    pub fn bytes(self) -> usize {
+        match self {
+            Element::F32 => 4,
+            Element::Bf16 | Element::F16 => 2,
+        }
+    }
+
+    /// Whether it has 16 bits.
+    fn is_half(self) -> bool {
+        self != Element::F32
+    }
+
+    /// Its name, as kernels have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Element::F32 => "f32",
+            Element::Bf16 => "bf16",
+            Element::F16 => "f16",
+        }
+    }
+}
