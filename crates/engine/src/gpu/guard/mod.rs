@@ -69,6 +69,14 @@ pub enum Distrust {
     Cpu(EngineError),
 }
 
+/// Why a batch has no vectors from the GPU.
+enum Trouble {
+    /// It is not to be used any more.
+    Gpu(String),
+    /// Its request has none at all.
+    Request(EngineError),
+}
+
 /// A model on a GPU and on the CPU.
 ///
 /// The GPU computes what it is faster at, once it has shown that it computes what the CPU does, and as long as it keeps doing so.
@@ -160,90 +168,86 @@ impl GuardedBackend {
         if batch.is_empty() {
             return Ok(());
         }
-        let computed = match self.embed_batch(&indices, &batch, turns)? {
-            Ok(computed) => computed,
-            Err(reason) => {
+        let watched = self.compute(&indices, &batch, turns).and_then(|computed| {
+            let texts = indices.iter().map(|&index| &texts[index]);
+            let watched = texts.zip(&batch).zip(computed);
+            watched.map(|((text, padded), vector)| self.watch(text, padded, vector, turns)).collect()
+        });
+        let watched: Vec<_> = match watched {
+            Ok(watched) => watched,
+            Err(Trouble::Request(error)) => return Err(error),
+            Err(Trouble::Gpu(reason)) => {
                 self.demote(&reason);
                 return Ok(());
             }
         };
-        let mut finished = Vec::with_capacity(batch.len());
-        for ((&index, padded), vector) in indices.iter().zip(&batch).zip(computed) {
-            let text = &texts[index];
-            let broken = !is_finite(&vector);
-            let vector = self.cpu.after_pooling(vector, text.pooling);
-            if let Err(reason) = self.watch(text, padded, (&vector, broken), turns)? {
-                self.demote(&reason);
-            }
-            // Here, or in between by somebody else's text.
-            if self.trust.demoted().is_some() {
-                return Ok(());
-            }
-            finished.push((index, vector));
+        // Somebody else's text may have found out in between.
+        if self.trust.demoted().is_none() {
+            indices.into_iter().zip(watched).for_each(|(index, vector)| vectors[index] = Some(vector));
         }
-        finished.into_iter().for_each(|(index, vector)| vectors[index] = Some(vector));
         Ok(())
     }
 
-    /// What the GPU makes of a batch, or why it is to be used no more. A batch that is too large for its memory is computed text
-    /// by text.
-    fn embed_batch(
+    /// What the GPU makes of a batch. One that is too large for its memory is computed text by text.
+    fn compute(
         &self,
         indices: &[usize],
         batch: &[PaddedText<'_>],
         turns: &mut Turns<'_>,
-    ) -> Result<Result<Vec<Vec<f32>>, String>, EngineError> {
-        match self.gpu.embed(batch, turns) {
-            Ok(vectors) => match vectors.iter().find(|vector| vector.len() != self.cpu.dimension()) {
-                Some(vector) => Ok(Err(format!("a vector of {} components", vector.len()))),
-                None => Ok(Ok(vectors)),
-            },
-            Err(DeviceError::Stopped) => Err(EngineError::Stopped),
-            Err(DeviceError::Failed(reason)) => Ok(Err(reason)),
-            Err(DeviceError::OutOfMemory(reason)) => match batch {
-                [text] => Err(EngineError::OutOfMemory { index: indices[0], rows: text.rows, reason }),
-                _ => {
-                    let mut vectors = Vec::with_capacity(batch.len());
-                    for (index, text) in indices.iter().zip(batch) {
-                        let one = (std::slice::from_ref(index), std::slice::from_ref(text));
-                        match self.embed_batch(one.0, one.1, turns)? {
-                            Ok(vector) => vectors.extend(vector),
-                            Err(reason) => return Ok(Err(reason)),
-                        }
-                    }
-                    Ok(Ok(vectors))
+    ) -> Result<Vec<Vec<f32>>, Trouble> {
+        let vectors = match (self.gpu.embed(batch, turns), batch) {
+            (Ok(vectors), _) => vectors,
+            (Err(DeviceError::Stopped), _) => return Err(Trouble::Request(EngineError::Stopped)),
+            (Err(DeviceError::Failed(reason)), _) => return Err(Trouble::Gpu(reason)),
+            (Err(DeviceError::OutOfMemory(reason)), [text]) => {
+                let error = EngineError::OutOfMemory { index: indices[0], rows: text.rows, reason };
+                return Err(Trouble::Request(error));
+            }
+            (Err(DeviceError::OutOfMemory(_)), _) => {
+                let mut vectors = Vec::with_capacity(batch.len());
+                for (index, text) in indices.iter().zip(batch) {
+                    let (index, text) = (std::slice::from_ref(index), std::slice::from_ref(text));
+                    vectors.extend(self.compute(index, text, turns)?);
                 }
-            },
+                vectors
+            }
+        };
+        match vectors.iter().find(|vector| vector.len() != self.cpu.dimension()) {
+            Some(vector) => Err(Trouble::Gpu(format!("a vector of {} components", vector.len()))),
+            None => Ok(vectors),
         }
     }
 
-    /// Compares an answer with the CPU's, where chance says so, or where the GPU's part of it is broken.
+    /// Finishes the GPU's vector of a text, and compares it with the CPU's where chance says so, or where it cannot be right.
     fn watch(
         &self,
         text: &Text<'_>,
         padded: &PaddedText<'_>,
-        (vector, broken): (&[f32], bool),
+        vector: Vec<f32>,
         turns: &mut Turns<'_>,
-    ) -> Result<Result<(), String>, EngineError> {
+    ) -> Result<Vec<f32>, Trouble> {
+        let broken = !is_finite(&vector);
+        let vector = self.cpu.after_pooling(vector, text.pooling);
         let drawn = self.trust.draw() && padded.rows <= self.recheck_rows;
         if !drawn && !broken {
-            return Ok(Ok(()));
+            return Ok(vector);
         }
-        let expected = turns.embed(&self.cpu, std::slice::from_ref(text))?.remove(0);
-        // The model's doing, not the device's; or fast padding is there since, and gives it another vector.
-        let incomparable =
-            !is_finite(&expected) || self.cpu.window(text).rows.max(text.ids.len()) != padded.rows;
-        if incomparable && (!broken || !is_finite(&expected)) {
-            return Ok(Ok(()));
-        }
-        let most = most(self.gpu.description().dtype, padded);
-        let compared = if broken {
-            Err("its vector is not finite".to_owned())
-        } else {
-            compare(vector, &expected, most)
+        let expected =
+            turns.embed(&self.cpu, std::slice::from_ref(text)).map_err(Trouble::Request)?.remove(0);
+        // Where fast padding was set meanwhile, the CPU's vector is another one.
+        let comparable = self.cpu.window(text).rows.max(text.ids.len()) == padded.rows;
+        let compared = match broken {
+            // The model's doing, not the device's.
+            _ if !is_finite(&expected) => return Ok(vector),
+            true => Err("its vector is not finite".to_owned()),
+            false if !comparable => return Ok(vector),
+            false => compare(&vector, &expected, most(self.gpu.description().dtype, padded)),
         };
         self.trust.rechecked(compared.is_ok());
-        Ok(compared.map(drop).map_err(|reason| format!("a text of {} tokens: {reason}", text.ids.len())))
+        match compared {
+            Ok(_) => Ok(vector),
+            Err(reason) => Err(Trouble::Gpu(format!("a text of {} tokens: {reason}", text.ids.len()))),
+        }
     }
 
     fn demote(&self, reason: &str) {
