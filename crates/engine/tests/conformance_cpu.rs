@@ -65,6 +65,7 @@ fn golden_80m_long() {
 #[test]
 fn other_shapes() {
     on_each(Suite::other_shapes);
+    on_each(Suite::odd_shapes);
 }
 
 #[test]
