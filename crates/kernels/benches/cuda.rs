@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use danaus_kernels::cuda::{
     Block, CudaError, Element, GatedProduct, Gpu, GpuBuffer, GpuText, LibraryGemm, LibraryProduct, LongConvArgs,
-    NormArgs, ProductArgs, ProductKind,
+    NormArgs, ProductArgs, ProductKind, ShortConvArgs,
 };
 
 const WIDTH: usize = 768;
@@ -35,6 +35,7 @@ fn main() -> Result<(), CudaError> {
     {
         convolution(&gpu, length, texts)?;
     }
+    short_convolution(&gpu, 16384)?;
     norm(&gpu, 16384)
 }
 
@@ -141,15 +142,14 @@ fn convolution(gpu: &Gpu, length: usize, texts: usize) -> Result<(), CudaError> 
     let pitch = length * texts;
     let described: Vec<_> = (0..texts).map(|text| GpuText::new(text * length, length, None)).collect();
     let args = LongConvArgs {
-        projected: &random(gpu, 3 * WIDTH * pitch)?,
+        gated: &random(gpu, WIDTH * pitch)?,
+        gate: &random(gpu, WIDTH * pitch)?,
         hidden: &random(gpu, WIDTH * pitch)?,
         mixed: &gpu.zeros(WIDTH * pitch * 2)?,
         element: Element::F16,
         pitch,
         channels: WIDTH,
         layer: 0,
-        short_taps: &gpu.zeros(9 * WIDTH * 4)?,
-        short_bias: &gpu.zeros(3 * WIDTH * 4)?,
         texts: &gpu.upload(GpuText::bytes(&described))?,
         range: 0..texts,
         filters: &random(gpu, class.filter_bytes(WIDTH))?,
@@ -161,6 +161,23 @@ fn convolution(gpu: &Gpu, length: usize, texts: usize) -> Result<(), CudaError> 
     let operations = if length == 32 { 4.0 * (length * length) as f64 } else { 20.0 * length as f64 * levels + 12.0 * length as f64 };
     let operations = operations * (WIDTH * texts) as f64;
     println!("long convolutions, {texts} x {length}: {ms:.3} ms ({:.1} TFLOP/s)", operations / ms / 1e9);
+    Ok(())
+}
+
+fn short_convolution(gpu: &Gpu, pitch: usize) -> Result<(), CudaError> {
+    let args = ShortConvArgs {
+        projected: &random(gpu, 3 * WIDTH * pitch)?,
+        gated: &gpu.zeros(WIDTH * pitch * 2)?,
+        gate: &gpu.zeros(WIDTH * pitch * 2)?,
+        element: Element::F16,
+        positions: &gpu.zeros(pitch * 4)?,
+        taps: &gpu.zeros(9 * WIDTH * 4)?,
+        bias: &gpu.zeros(3 * WIDTH * 4)?,
+        pitch,
+        channels: WIDTH,
+    };
+    let ms = median(gpu, || gpu.short_conv(&args))?;
+    println!("short convolution, {pitch} rows: {ms:.3} ms ({:.2} TB/s)", (10 * pitch * WIDTH) as f64 / ms / 1e9);
     Ok(())
 }
 

@@ -122,7 +122,23 @@ template <int BM, int BN, int THREADS, Epilogue EPILOGUE, typename Out> struct W
         }
     }
 
-    __device__ __forceinline__ static void write(const Product &p, const Out *tile, int block, int m0, int n0) {
+    // Residuals, as the result lies.
+    static const int RESIDUAL_STRIDE = BN + 8, RESIDUAL_BYTES = EPILOGUE == BIAS_N_RESIDUAL ? BM * RESIDUAL_STRIDE * 2 : 0;
+
+    // Begins to copy them.
+    __device__ __forceinline__ static void fetch(const Product &p, u32 target, int block, int m0, int n0) {
+        if (EPILOGUE != BIAS_N_RESIDUAL) return;
+        const half16 *residual = (const half16 *)p.residual + size_t(block) * p.c_step;
+#pragma unroll 4
+        for (int index = threadIdx.x; index < BM * BN / 8; index += THREADS) {
+            int row = index / (BN / 8), column = index % (BN / 8) * 8;
+            bool valid = m0 + row < p.m && n0 + column < p.n;
+            const half16 *source = residual + size_t(m0 + row) * p.c_stride + n0 + column;
+            copy_chunk(target + (row * RESIDUAL_STRIDE + column) * 2, valid ? source : residual, valid);
+        }
+    }
+
+    __device__ __forceinline__ static void write(const Product &p, const Out *tile, const half16 *residuals, int block, int m0, int n0) {
         static const int PER_CHUNK = 16 / int(sizeof(Out)), ROW_CHUNKS = BN / PER_CHUNK;
         Out *c = (Out *)p.c + size_t(block) * p.c_step;
 #pragma unroll 4
@@ -132,7 +148,7 @@ template <int BM, int BN, int THREADS, Epilogue EPILOGUE, typename Out> struct W
             uint4 chunk = *(const uint4 *)&tile[row * STRIDE + column];
             size_t at = size_t(m0 + row) * p.c_stride + n0 + column;
             if (EPILOGUE == BIAS_N_RESIDUAL) {
-                uint2 residual = *(const uint2 *)((const half16 *)p.residual + size_t(block) * p.c_step + at);
+                uint2 residual = *(const uint2 *)&residuals[row * RESIDUAL_STRIDE + column];
                 float *values = (float *)&chunk;
                 values[0] += widen_low(residual.x);
                 values[1] += widen_high(residual.x);
@@ -170,6 +186,8 @@ template <int GROUPS, int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, t
         float sums[BN / 2];
 #pragma unroll
         for (int i = 0; i < BN / 2; i++) sums[i] = 0.0f;
+        // They come with the first stage, to behind the last.
+        Result::fetch(p, shared + STAGES * STAGE_BYTES, block, m0, n0);
 #pragma unroll
         for (int step = 0; step < STAGES - 2; step++) load(step);
         for (int step = 0; step < steps; step++) {
@@ -194,7 +212,7 @@ template <int GROUPS, int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, t
         __syncthreads();
         Result::stage(p, sums, (Out *)memory, block, m0, n0);
         __syncthreads();
-        Result::write(p, (const Out *)memory, block, m0, n0);
+        Result::write(p, (const Out *)memory, (const half16 *)(memory + STAGES * STAGE_BYTES), block, m0, n0);
     }
 };
 
@@ -272,7 +290,7 @@ template <int GROUPS, int BN, int KS> struct Gated {
             for (int i = 0; i < BN / 2; i++) ready[0][i] = gelu_rounded(ready[0][i]) * ready[1][i];
             Result::stage(whole, ready[0], out, shared_block, m0, tile * BN);
             __syncthreads();
-            Result::write(whole, out, shared_block, m0, tile * BN);
+            Result::write(whole, out, nullptr, shared_block, m0, tile * BN);
         };
         for (int tile = first;;) {
             turn(tile, even, odd);

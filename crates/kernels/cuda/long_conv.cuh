@@ -1,5 +1,4 @@
-// The long convolutions of a layer, with the short convolution and the gates: mixed = long(v * x1) * x2 + long'(hidden), where x1, x2
-// and v are the short convolution of what in_linear gave. Activations are channel-major: [channel][token].
+// The long convolutions of a layer: mixed = long(gated) * gate + long'(hidden). Activations are channel-major: [channel][token].
 #pragma once
 #include "transform.cuh"
 
@@ -12,14 +11,11 @@ struct Text {
 };
 
 struct LongConv {
-    // [3H][pitch]: x1, x2, v before the short convolution.
-    const void *projected;
-    // [H][pitch]
-    const void *hidden;
+    // [H][pitch] each: what the mixer convolves (v * x1), what its result is multiplied by (x2), and the layer's input.
+    const void *gated, *gate, *hidden;
+    // [H][pitch]; may be `gated`.
     void *mixed;
     int pitch, channels, layer;
-    // [3H][3], [3H]
-    const float *short_taps, *short_bias;
     const Text *texts;
     // Of spectra: [branch][leaf][channel][point]. Of short texts: taps [branch][channel][2 x 32], from lag -31 on.
     const void *filters;
@@ -29,34 +25,19 @@ struct LongConv {
     float *collected;
 };
 
+// A channel of a text.
 template <typename T> struct Channel {
-    const T *x1, *x2, *v, *hidden;
-    float taps[3][4];
+    const T *inputs[2], *gates;
 
     __device__ __forceinline__ Channel(const LongConv &p, int channel, int start) {
-        const T *projected = (const T *)p.projected + start;
-        x1 = projected + size_t(channel) * p.pitch;
-        x2 = projected + size_t(p.channels + channel) * p.pitch;
-        v = projected + size_t(2 * p.channels + channel) * p.pitch;
-        hidden = (const T *)p.hidden + size_t(channel) * p.pitch + start;
-#pragma unroll
-        for (int part = 0; part < 3; part++) {
-            int row = part * p.channels + channel;
-#pragma unroll
-            for (int tap = 0; tap < 3; tap++) taps[part][tap] = p.short_taps[3 * row + tap];
-            taps[part][3] = p.short_bias[row];
-        }
+        size_t at = size_t(channel) * p.pitch + start;
+        inputs[0] = (const T *)p.gated + at;
+        inputs[1] = (const T *)p.hidden + at;
+        gates = (const T *)p.gate + at;
     }
 
-    __device__ __forceinline__ float short_conv(const T *x, const float (&w)[4], int at) const {
-        float sum = w[3] + w[2] * widen(x[at]);
-        if (at >= 1) sum += w[1] * widen(x[at - 1]);
-        if (at >= 2) sum += w[0] * widen(x[at - 2]);
-        return sum;
-    }
-    __device__ __forceinline__ float gated(int at) const { return short_conv(v, taps[2], at) * short_conv(x1, taps[0], at); }
-    __device__ __forceinline__ float gate(int at) const { return short_conv(x2, taps[1], at); }
-    __device__ __forceinline__ float input(int branch, int at) const { return branch == 0 ? gated(at) : widen(hidden[at]); }
+    __device__ __forceinline__ float input(int branch, int at) const { return widen(inputs[branch][at]); }
+    __device__ __forceinline__ float gate(int at) const { return widen(gates[at]); }
 };
 
 // What padding behind the window adds at a position.
@@ -82,7 +63,7 @@ template <typename T> __device__ void direct(const LongConv &p) {
     __syncwarp();
     Channel<T> source(p, channel, text.start);
     bool inside = lane < text.rows;
-    float x[2] = {inside ? source.gated(lane) : 0.0f, inside ? widen(source.hidden[lane]) : 0.0f}, y[2] = {0.0f, 0.0f};
+    float x[2] = {inside ? source.input(0, lane) : 0.0f, inside ? source.input(1, lane) : 0.0f}, y[2] = {0.0f, 0.0f};
     for (int j = 0; j < text.rows; j++) {
 #pragma unroll
         for (int branch = 0; branch < 2; branch++)
@@ -107,9 +88,13 @@ template <typename T, int POINTS, int LEAVES, int TOGETHER> __device__ void tran
     Channel<T> source(p, channel, text.start);
     T *mixed = (T *)p.mixed + size_t(channel) * p.pitch + text.start;
     float *collected = LEAVES == 1 ? nullptr : p.collected + (size_t(blockIdx.y) * gridDim.x + blockIdx.x) * (POINTS * LEAVES);
-    float results[LEAVES == 1 ? Tree::EACH : 1];
+    // Of the first branch, until the second one's are there: in registers while there are enough of them.
+    constexpr bool SHARED_RESULTS = LEAVES == 1 && Tree::EACH > 16;
+    float results[LEAVES == 1 && !SHARED_RESULTS ? Tree::EACH : 1];
+    float *shared_results = (float *)(points + Tree::STORED);
 #pragma unroll 1
     for (int branch = 0; branch < 2; branch++) {
+        const T *inputs = branch == 0 ? source.inputs[0] : source.inputs[1];
 #pragma unroll 1
         for (int leaf = 0; leaf < LEAVES; leaf++) {
             const float2 *roots = p.roots + leaf * (Tree::ROOTS + 1);
@@ -118,12 +103,12 @@ template <typename T, int POINTS, int LEAVES, int TOGETHER> __device__ void tran
             const float2 *spectrum = (const float2 *)p.filters + (size_t(branch * LEAVES + leaf) * p.channels + channel) * POINTS;
             Tree::meet();
             Tree::descend(points, roots, thread, [&](int, int, int at) -> float2 {
-                if (LEAVES == 1) return {at < text.rows ? source.input(branch, at) : 0.0f, 0.0f};
+                if (LEAVES == 1) return {at < text.rows ? widen(inputs[at]) : 0.0f, 0.0f};
                 float2 sum = {0.0f, 0.0f}, power = {1.0f, 0.0f};
 #pragma unroll
                 for (int part = 0; part < LEAVES; part++) {
                     int position = part * POINTS + at;
-                    float x = position < text.rows ? source.input(branch, position) : 0.0f;
+                    float x = position < text.rows ? widen(inputs[position]) : 0.0f;
                     sum = sum + float2{power.x * x, power.y * x};
                     power = times(power, own);
                 }
@@ -133,7 +118,7 @@ template <typename T, int POINTS, int LEAVES, int TOGETHER> __device__ void tran
             Tree::ascend(points, roots, thread, [&](int u, int k, int at, float2 y) {
                 if (LEAVES == 1) {
                     constexpr int R = Tree::L::radix(0);
-                    float &result = results[(u * R + k) % (LEAVES == 1 ? Tree::EACH : 1)];
+                    float &result = SHARED_RESULTS ? shared_results[at] : results[(u * R + k) % (sizeof(results) / sizeof(float))];
                     if (at < text.rows) {
                         float x = y.x + far(p, text, branch, channel, at);
                         result = branch == 0 ? x * source.gate(at) : result + x;

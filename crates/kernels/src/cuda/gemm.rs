@@ -132,7 +132,10 @@ const fn hopper(name: &'static str, groups: usize, n: usize, stages: usize, pane
     let m = 64 * groups;
     let stored = if panels { n.next_multiple_of(64) } else { n };
     let (operands, result) = (stages * (m + stored) * STAGE_ROW, m * (n + 16 / out) * out);
-    let shared = if operands > result { operands } else { result };
+    // What is added to a result in float32 waits behind the stages.
+    let residuals = if out == 4 { m * (n + 8) * 2 } else { 0 };
+    assert!(operands >= result, "the result fits where the operands were");
+    let shared = operands + residuals;
     Tile { module: "", name, m, n, threads: 128 * groups, shared, resident: false }
 }
 

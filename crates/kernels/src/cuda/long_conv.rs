@@ -77,6 +77,12 @@ impl Variant {
         (self.points + self.points / 16) * 8
     }
 
+    /// That of one channel's convolutions, which keep the first one's results there where there are too many for registers.
+    fn convolution_bytes(&self) -> usize {
+        let kept = self.leaves == 1 && self.points / self.threads > 16;
+        self.stored_bytes() + if kept { self.points * 4 } else { 0 }
+    }
+
     /// Roots of one leaf, its own included, which is the last.
     fn roots(&self, leaf: usize) -> Vec<[f32; 2]> {
         let root = |turns: f64| [(TAU * turns).cos() as f32, (TAU * turns).sin() as f32];
@@ -149,7 +155,7 @@ impl LengthClass {
             Some(variant) => Grid {
                 blocks: [channels.div_ceil(variant.together), texts, 1],
                 threads: variant.together * variant.threads,
-                shared: variant.together * variant.stored_bytes(),
+                shared: variant.together * variant.convolution_bytes(),
             },
             None => Grid {
                 blocks: [channels.div_ceil(DIRECT_CHANNELS), texts, 1],
@@ -189,24 +195,22 @@ impl GpuText {
 /// The convolutions of one layer, of texts of one class.
 #[derive(Debug)]
 pub struct LongConvArgs<'a> {
-    /// `[3H, pitch]`: x1, x2 and v before the short convolution.
-    pub projected: &'a GpuBuffer,
+    /// `[H, pitch]`: what the mixer's branch convolves.
+    pub gated: &'a GpuBuffer,
+    /// `[H, pitch]`: what its result is multiplied by.
+    pub gate: &'a GpuBuffer,
     /// `[H, pitch]`: the layer's input.
     pub hidden: &'a GpuBuffer,
-    /// `[H, pitch]`: where the result goes.
+    /// `[H, pitch]`: where the result goes, which may be `gated`.
     pub mixed: &'a GpuBuffer,
-    /// The type of these three.
+    /// The type of these four.
     pub element: Element,
-    /// Columns of these three.
+    /// Columns of these four.
     pub pitch: usize,
     /// H.
     pub channels: usize,
     /// The layer, for far fields.
     pub layer: usize,
-    /// Taps `[3H, 3]` and bias `[3H]` of the short convolution.
-    pub short_taps: &'a GpuBuffer,
-    /// See `short_taps`.
-    pub short_bias: &'a GpuBuffer,
     /// [`GpuText`]s that are within the pitch and of the class.
     pub texts: &'a GpuBuffer,
     /// The first of them, and how many.
@@ -222,14 +226,13 @@ pub struct LongConvArgs<'a> {
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 struct RawLongConv {
-    projected: u64,
+    gated: u64,
+    gate: u64,
     hidden: u64,
     mixed: u64,
     pitch: i32,
     channels: i32,
     layer: i32,
-    short_taps: u64,
-    short_bias: u64,
     texts: u64,
     filters: u64,
     roots: u64,
@@ -260,7 +263,7 @@ impl Gpu {
         }
         let length = rows.next_power_of_two();
         let fits =
-            |variant: &&Variant| variant.length() == length && variant.stored_bytes() <= shared;
+            |variant: &&Variant| variant.length() == length && variant.convolution_bytes() <= shared;
         let Some(&variant) = VARIANTS.iter().find(fits) else { return Ok(None) };
         let roots: Vec<u8> = (0..variant.leaves)
             .flat_map(|leaf| variant.roots(leaf))
@@ -270,7 +273,7 @@ impl Gpu {
         Ok(Some(LengthClass { length, variant: Some(variant), roots: Some(self.upload(&roots)?) }))
     }
 
-    /// `mixed = long(v * x1) * x2 + long'(hidden)`, where x1, x2 and v are the short convolution of `projected`.
+    /// `mixed = long(gated) * gate + long'(hidden)`
     ///
     /// # Errors
     /// The driver's.
@@ -291,14 +294,13 @@ impl Gpu {
             let count = (args.range.end - start).min(class.at_once(channels));
             let grid = class.grid(channels, count);
             let parameters = RawLongConv {
-                projected: part(args.projected, 0, 3 * bytes),
+                gated: part(args.gated, 0, bytes),
+                gate: part(args.gate, 0, bytes),
                 hidden: part(args.hidden, 0, bytes),
                 mixed: part(args.mixed, 0, bytes),
                 pitch: pitch as i32,
                 channels: channels as i32,
                 layer: args.layer as i32,
-                short_taps: part(args.short_taps, 0, 9 * channels * 4),
-                short_bias: part(args.short_bias, 0, 3 * channels * 4),
                 texts: part(args.texts, start * size_of::<GpuText>(), count * size_of::<GpuText>()),
                 filters: part(args.filters, args.filter_offset, 2 * class.filter_bytes(channels)),
                 roots: class.roots_address(),

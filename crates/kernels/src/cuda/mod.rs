@@ -19,6 +19,7 @@ mod library;
 mod long_conv;
 mod modules;
 mod rows;
+mod short_conv;
 
 pub use error::CudaError;
 pub use filters::{SineWeights, SpectrumSource};
@@ -28,6 +29,7 @@ pub use graph::Graph;
 pub use library::{LibraryGemm, LibraryProduct};
 pub use long_conv::{GpuText, LengthClass, LongConvArgs};
 pub use rows::{EmbeddingArgs, NormArgs, Stretch};
+pub use short_conv::ShortConvArgs;
 
 /// The type of weights and activations on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,7 @@ macro_rules! modules {
 }
 
 modules! {
-    "filters" "gemm_bf16" "gemm_f16" "gemm_f32" "gemm_sm90_bf16" "gemm_sm90_f16" "long_conv_direct" "rows"
+    "filters" "gemm_bf16" "gemm_f16" "gemm_f32" "gemm_sm90_bf16" "gemm_sm90_f16" "long_conv_direct" "rows" "short_conv"
     "long_conv_64" "long_conv_128" "long_conv_256" "long_conv_512" "long_conv_1024" "long_conv_2048" "long_conv_4096"
     "long_conv_8192" "long_conv_16384" "long_conv_32768" "long_conv_16384_narrow" "long_conv_32768_narrow"
 }

@@ -1,7 +1,7 @@
 //! M2-BERT on an NVIDIA GPU.
 //!
 //! Texts are packed end to end, as on the CPU. Hidden states enter a layer channel by channel, `[H, tokens]`, since that is how
-//! convolutions read them; the mixer's last product turns them into rows, and LayerNorm turns them back. A layer is six launches
+//! convolutions read them; the mixer's last product turns them into rows, and LayerNorm turns them back. A layer is seven launches
 //! (and one more for each further class of lengths).
 
 mod filters;

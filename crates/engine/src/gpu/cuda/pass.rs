@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use danaus_kernels::cuda::{
     Block, CudaError, EmbeddingArgs, GatedProduct, GpuBuffer, GpuText, LongConvArgs, NormArgs, ProductArgs,
-    ProductKind, Stretch,
+    ProductKind, ShortConvArgs, Stretch,
 };
 
 use super::weights::{GpuLayer, GpuNorm};
@@ -266,18 +266,30 @@ impl CudaAccelerator {
             residual: None,
             c: rows(&workspace.wide, pass.pitch),
         })?;
+        // The result of the convolutions takes the place of what the mixer's branch convolves; the mixer's last product is not there yet.
+        let (gated, gate) = (&workspace.mixed, &workspace.product);
+        self.gpu.short_conv(&ShortConvArgs {
+            projected: &workspace.wide,
+            gated,
+            gate,
+            element: self.element,
+            positions: &workspace.positions,
+            taps: &weights.short_filter.weight,
+            bias: &weights.short_filter.bias,
+            pitch: pass.pitch,
+            channels: width,
+        })?;
         for (length, range) in &pass.classes {
             let filters = state.filters.layer(&self.gpu, *length, layer)?;
             let args = LongConvArgs {
-                projected: &workspace.wide,
+                gated,
+                gate,
                 hidden: &workspace.hidden,
                 mixed: &workspace.mixed,
                 element: self.element,
                 pitch: pass.pitch,
                 channels: width,
                 layer,
-                short_taps: &weights.short_filter.weight,
-                short_bias: &weights.short_filter.bias,
                 texts: &workspace.texts,
                 range: range.clone(),
                 filters: filters.filters,
