@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use danaus_engine::{Backend, BackendOptions, Device, Dtype, EngineError, Padding, Pooling, Text, load_backend};
+use danaus_engine::{
+    Backend, BackendOptions, Device, Dtype, EngineError, Padding, Pooling, Text, load_backend,
+};
 use danaus_model::{ConfigFile, LoadedModel, ModelConfig, load_checkpoint};
 
 /// The longest text of the small model, in tokens: short, so that a text over it is short too.
