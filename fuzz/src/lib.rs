@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use danaus_engine::{Backend, BackendOptions, Dtype, EngineError, Padding, Pooling, Text, load_backend};
+use danaus_engine::{
+    Backend, BackendOptions, Device, Dtype, EngineError, Padding, Pooling, Text, load_backend,
+};
 use danaus_model::{ConfigFile, LoadedModel, ModelConfig, load_checkpoint};
 
 /// The longest text of the small model, in tokens: short, so that a text over it is short too.
@@ -21,9 +23,10 @@ pub fn small_backend() -> Arc<dyn Backend> {
     backend_of(&danaus_model::synthetic(&config, 1)).expect("a model that the CPU backend takes")
 }
 
-/// On one thread, in float32: what the target is not about must not vary.
+/// On one thread of the CPU, in float32: what the target is not about must not vary.
 fn backend_of(model: &LoadedModel) -> Result<Arc<dyn Backend>, EngineError> {
-    load_backend(model, &BackendOptions { threads: Some(1), dtype: Dtype::F32, ..BackendOptions::default() })
+    let (device, dtype, threads) = (Device::Cpu, Dtype::F32, Some(1));
+    load_backend(model, &BackendOptions { device, dtype, threads, ..BackendOptions::default() })
 }
 
 /// The most parameters of a model that is also computed with. Larger ones only take time.

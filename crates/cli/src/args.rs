@@ -14,8 +14,8 @@ use danaus_server::CorsOrigin;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use self::local::{
-    BenchArgs, DownloadArgs, EmbedArgs, InfoArgs, InputFormat, OutputFormat, PrepareArgs, SearchArgs,
-    SynthArgs, VerifyArgs,
+    BenchArgs, DoctorArgs, DownloadArgs, EmbedArgs, InfoArgs, InputFormat, OutputFormat, PrepareArgs,
+    SearchArgs, SynthArgs, VerifyArgs,
 };
 pub use self::net::{ClientArgs, HealthArgs, ListenArgs};
 use crate::keys::Key;
@@ -52,6 +52,8 @@ pub enum Command {
     Download(DownloadArgs),
     /// Show this build, this machine and the model
     Info(InfoArgs),
+    /// Test and measure this machine's devices: for a bug report
+    Doctor(Box<DoctorArgs>),
     /// Measure the speed of the model on this machine
     Bench(BenchArgs),
     /// Ask the server on this machine whether it is ready: for a container's health check
@@ -96,13 +98,19 @@ pub struct ModelArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Computation")]
 pub struct ComputeArgs {
-    /// Where to compute: auto, cpu, cuda or metal (this build computes on the CPU)
+    /// Where to compute: auto (CUDA, else another GPU, else the CPU), cpu, cuda, cuda:N, metal (or mps) or vulkan
+    ///
+    /// A GPU serves once it has shown that it computes what the CPU does; danaus doctor shows what there is.
     #[arg(long, env = "DANAUS_DEVICE", default_value_t = Device::Auto, value_name = "DEVICE")]
     pub device: Device,
-    /// Type of weights and activations in the matrix products: auto (bf16 where the CPU multiplies it, else f32), f32,
-    /// bf16 or int8
+    /// Type of weights and activations in the matrix products: auto (bf16 with CUDA and where the CPU multiplies it, else f32),
+    /// f32, bf16 (CPU, CUDA), f16 (Metal, Vulkan) or int8 (CPU)
     #[arg(long, env = "DANAUS_DTYPE", default_value_t = Dtype::Auto, value_name = "DTYPE")]
     pub dtype: Dtype,
+    /// Beside a GPU, compute texts of fewer tokens than this, padding included, on the CPU [default: measured once, and kept in
+    /// the folder for what is prepared]
+    #[arg(long, env = "DANAUS_CROSSOVER", value_name = "N")]
+    pub crossover: Option<usize>,
     /// CPU threads to compute with [default: as many as the process may use]
     #[arg(long, env = "DANAUS_THREADS", value_name = "N", value_parser = one_to(MAX_THREADS))]
     pub threads: Option<usize>,

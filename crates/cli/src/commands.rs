@@ -1,6 +1,7 @@
 //! One module per subcommand: `run` takes its arguments and does it.
 
 pub mod bench;
+pub mod doctor;
 pub mod download;
 pub mod embed;
 pub mod health;

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => commands::verify::run(args),
         Command::Download(args) => commands::download::run(args),
         Command::Info(args) => commands::info::run(args),
+        Command::Doctor(args) => commands::doctor::run(*args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Health(args) => commands::health::run(args),
     };

@@ -19,12 +19,11 @@ pub fn store(
     model: &LoadedModel,
     backend: &dyn Backend,
 ) -> Store {
-    let beside_the_hub = || options.hub.cache_dir.with_file_name("danaus");
-    let folder = compute.fast.padding_cache.clone().unwrap_or_else(beside_the_hub);
+    let folder = compute.cache_dir(&options.hub);
     let digest = model.digest();
     // Most of what was read for it is not needed again.
     model.weights.embeddings.word.release_pages();
-    Store::new(&folder, &digest, backend.info().dtype, compute.fast.padding_error)
+    Store::new(&folder, &digest, backend.windows().dtype(), compute.fast.padding_error)
 }
 
 /// The padding for texts of a model; fast padding is loaded where it is prepared, and else is exact.

@@ -1,6 +1,6 @@
 //! From arguments to a loaded model, a backend and a tokenizer.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,6 +22,12 @@ impl ModelArgs {
 }
 
 impl ComputeArgs {
+    /// Where what is prepared for a model and measured of this machine is kept.
+    pub fn cache_dir(&self, hub: &HubOptions) -> PathBuf {
+        let beside_the_hub = || hub.cache_dir.with_file_name("danaus");
+        self.fast.padding_cache.clone().unwrap_or_else(beside_the_hub)
+    }
+
     pub fn backend_options(&self) -> BackendOptions {
         BackendOptions {
             device: self.device,
@@ -30,6 +36,8 @@ impl ComputeArgs {
             filter_cache_bytes: self.filter_cache.saturating_mul(1 << 20),
             instruction_set: self.isa.map(|isa| isa.name().to_owned()),
             profile: None,
+            crossover: self.crossover,
+            cache_dir: Some(self.cache_dir(&HubOptions::from_env())),
         }
     }
 }
@@ -45,7 +53,7 @@ pub fn load_profiled(
     compute: &ComputeArgs,
     profile: Option<Arc<Profile>>,
 ) -> anyhow::Result<(LoadedModel, Arc<dyn Backend>)> {
-    compute.device.check()?;
+    compute.backend_options().check()?;
     if let (Some(revision), false) = (&options.revision, matches!(options.source, ModelSource::Hub(_))) {
         tracing::warn!("revision {revision} is ignored: {} is no hub model", options.source);
     }
@@ -76,6 +84,8 @@ pub fn load_profiled(
         instruction_set = info.instruction_set,
         dtype = info.dtype,
         threads = info.threads,
+        gpu = info.accelerator.as_ref().map(|gpu| gpu.name.as_str()),
+        crossover = info.accelerator.as_ref().map(|gpu| gpu.crossover),
         padding = %padding(compute, &model),
         load_seconds = loaded.as_secs_f64(),
         prepare_seconds = (started.elapsed() - loaded).as_secs_f64(),

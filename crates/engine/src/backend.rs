@@ -21,25 +21,65 @@ pub struct Text<'a> {
 /// Where and how a backend computes, for logs, `/health` and `/info`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendInfo {
-    /// `cpu`, `cuda` or `metal`.
+    /// `cpu`, `cuda`, `metal` or `vulkan`.
     pub device: &'static str,
-    /// Instruction set of the CPU kernels (`avx512`, `avx2`, `portable`); empty on other devices.
+    /// Instruction set of the CPU kernels: `avx512`, `avx2` or `portable`.
     pub instruction_set: &'static str,
-    /// Type of weights and activations in the matrix products: `f32`, `bf16` or `int8`.
+    /// Type of weights and activations in the matrix products: `f32`, `bf16`, `f16` or `int8`.
     pub dtype: &'static str,
-    /// Threads that one forward pass uses.
+    /// CPU threads that one forward pass uses.
     pub threads: usize,
+    /// The GPU, where there is one.
+    pub accelerator: Option<AcceleratorInfo>,
     /// Steps of a pass, before each of which [`Backend::embed_stepwise`] stops, and which take about as long as each other.
     pub steps: usize,
+}
+
+/// The GPU of a backend that has one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcceleratorInfo {
+    /// Its own name, such as `NVIDIA H200`.
+    pub name: String,
+    /// Driver and version.
+    pub driver: String,
+    /// Its memory in bytes, where the interface tells.
+    pub memory_bytes: Option<u64>,
+    /// Texts of fewer rows are computed on the CPU, which answers them sooner.
+    pub crossover: usize,
+    /// Type of weights and activations in the matrix products of those.
+    pub cpu_dtype: &'static str,
+}
+
+/// How often answers of a GPU were computed again on the CPU, to see whether they agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rechecks {
+    /// Answers that agreed.
+    pub agreed: u64,
+    /// Answers that did not.
+    pub differed: u64,
 }
 
 /// One loaded model on one device.
 ///
 /// Implementations promise that a text's vector depends on that text alone: the same bits alone, in any batch, in any
-/// order, at any thread count, on one machine and dtype.
+/// order, at any thread count, on one machine and dtype. (Where a GPU is [given up](Backend::demoted), the CPU's bits follow.)
 pub trait Backend: Send + Sync {
     /// Where and how this backend computes.
     fn info(&self) -> &BackendInfo;
+
+    /// Why its GPU is no longer used and all texts are computed on the CPU, once that is so.
+    fn demoted(&self) -> Option<&str> {
+        None
+    }
+
+    /// How its GPU's answers compared with the CPU's, where some are computed on both.
+    fn rechecks(&self) -> Rechecks {
+        Rechecks::default()
+    }
+
+    /// Compares with the CPU what the test of its GPU at the start left out, because it takes the CPU long: beside the work of
+    /// others, with whom it takes turns.
+    fn finish_self_test(&self) {}
 
     /// Length of the vectors that [`embed`](Backend::embed) returns.
     fn dimension(&self) -> usize;
@@ -67,7 +107,7 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// An empty text, one longer than [`max_tokens`](Backend::max_tokens), or an id outside the vocabulary:
-    /// nothing is computed then.
+    /// nothing is computed then. [`EngineError::OutOfMemory`] on GPUs.
     fn embed(&self, texts: &[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError>;
 
     /// Like [`embed`](Backend::embed), to the same bits, but calls `between` before each step of a pass (two a layer), when the

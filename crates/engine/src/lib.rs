@@ -1,5 +1,9 @@
 //! The encoder: from token ids to embeddings, on a chosen device.
 
+// What unit tests share with the others names this crate as they do.
+#[cfg(test)]
+extern crate self as danaus_engine;
+
 mod backend;
 mod cpu;
 mod device;
@@ -10,7 +14,7 @@ mod names;
 pub mod padding;
 mod profile;
 
-pub use backend::{Backend, BackendInfo, Text};
+pub use backend::{AcceleratorInfo, Backend, BackendInfo, Rechecks, Text};
 pub use cpu::{CpuBackend, Observer};
 pub use device::{BackendOptions, Device, Dtype, load_backend};
 pub use embedding::{Padding, Pooling, finish};
@@ -57,7 +61,19 @@ pub enum EngineError {
     /// A pass that was given up before one of its layers, because its caller wanted that.
     #[error("the pass was stopped between two layers")]
     Stopped,
-    /// A device or dtype that this build does not have.
+    /// A GPU has not enough memory for a text now; it may later, and for others.
+    #[error(
+        "the GPU has not enough memory for text {index} of the batch, of {rows} tokens with its padding: {reason}"
+    )]
+    OutOfMemory {
+        /// Position in the batch.
+        index: usize,
+        /// Its length, padding included.
+        rows: usize,
+        /// What the device says.
+        reason: String,
+    },
+    /// A device or dtype that this build or this machine does not have.
     #[error("{0}")]
     Unsupported(String),
     /// A configuration that cannot be computed with.

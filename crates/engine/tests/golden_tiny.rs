@@ -2,34 +2,22 @@
 
 mod common;
 
-use common::{Embeddings, Stages, backend, backends, bits, embed, fixture, largest_error, read};
+use common::{Embeddings, Stages, backend, backends, bits, embed, largest_error, read, tiny_model};
 use danaus_engine::{Observer, Padding, Pooling};
-use danaus_model::{LoadedModel, load_checkpoint, read_config};
+use danaus_model::LoadedModel;
 
 /// Largest difference from the golden values that float32 may have.
 const TOLERANCE: f64 = 2e-6;
 
 /// The three fixtures, from both of their files.
 fn models() -> Vec<(String, LoadedModel)> {
-    let load = |name: &str, file: &str| {
-        let config = read_config(&fixture(&format!("{name}/config.json"))).unwrap();
-        let (config, weights) = load_checkpoint(config, &fixture(&format!("{name}/{file}"))).unwrap();
-        (
-            name.to_owned(),
-            LoadedModel {
-                id: file.to_owned(),
-                revision: None,
-                config,
-                weights,
-                synthetic: true,
-                padded: true,
-            },
-        )
-    };
     let names = ["tiny-64", "tiny-96", "tiny-2-blocks"];
     names
         .iter()
-        .flat_map(|name| ["model.safetensors", "pytorch_model.bin"].map(|file| load(name, file)))
+        .flat_map(|name| {
+            ["model.safetensors", "pytorch_model.bin"]
+                .map(|file| ((*name).to_owned(), tiny_model(name, file)))
+        })
         .collect()
 }
 

@@ -38,6 +38,7 @@ pub(crate) enum ErrorKind {
     Preparing,
     ShuttingDown,
     TooManyConnections,
+    DeviceMemory,
     DeadlineExceeded,
 }
 
@@ -67,9 +68,11 @@ impl ErrorKind {
             Self::InvalidField | Self::TextTooLong => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Overloaded(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Loading | Self::Preparing | Self::ShuttingDown | Self::TooManyConnections => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Loading
+            | Self::Preparing
+            | Self::ShuttingDown
+            | Self::TooManyConnections
+            | Self::DeviceMemory => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -96,6 +99,7 @@ impl ErrorKind {
             Self::Preparing => "padding_preparing",
             Self::ShuttingDown => "shutting_down",
             Self::TooManyConnections => "too_many_connections",
+            Self::DeviceMemory => "device_out_of_memory",
             Self::DeadlineExceeded => "deadline_exceeded",
         }
     }
@@ -170,6 +174,15 @@ impl ApiError {
             "{limit} connections are open, and the limit is {limit}: close or share some, or try again shortly"
         );
         Self::new(ErrorKind::TooManyConnections, message).retry_after(1)
+    }
+
+    /// The GPU's memory does not hold what a batch needs.
+    pub(crate) fn device_memory() -> Self {
+        Self::new(
+            ErrorKind::DeviceMemory,
+            "The GPU has not enough memory for this request now: try again shortly, or send shorter texts",
+        )
+        .retry_after(5)
     }
 
     /// For what is our fault; the cause belongs in the log, not in the response.

@@ -431,6 +431,7 @@ impl Ready {
         })?;
         submission.computed().await.map_err(|error| match error {
             WorkError::Failed => ApiError::internal(),
+            WorkError::OutOfMemory => ApiError::device_memory(),
             WorkError::Stopped => ApiError::shutting_down(),
         })
     }

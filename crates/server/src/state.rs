@@ -102,9 +102,11 @@ impl AppState {
 
     /// What waits, and what is held, now.
     pub(crate) fn present(&self) -> Present {
-        let (waiting, cached) =
-            self.0.ready.get().map(|ready| (ready.waiting(), ready.cached())).unwrap_or_default();
-        Present { waiting, cached, inflight_bytes: self.0.inflight.bytes() }
+        let inflight_bytes = self.0.inflight.bytes();
+        let Some(ready) = self.0.ready.get() else { return Present { inflight_bytes, ..Present::default() } };
+        let (demoted, rechecks) = (ready.backend().demoted().is_some(), ready.backend().rechecks());
+        let (waiting, cached) = (ready.waiting(), ready.cached());
+        Present { waiting, cached, inflight_bytes, demoted, rechecks }
     }
 
     pub(crate) fn config(&self) -> &ServerConfig {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::{Args, ValueEnum};
+use danaus_model::ModelSource;
 
 use super::{ComputeArgs, MAX_BATCH, ModelArgs, TextArgs, TokenizerArgs, at_least_one, one_to, seconds};
 
@@ -138,6 +139,21 @@ pub struct InfoArgs {
     pub json: bool,
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long, env = "DANAUS_JSON", value_parser = BoolishValueParser::new())]
+    pub json: bool,
+    /// The model to test with, as for the other commands; its shape decides, and synthetic has the published one's
+    #[arg(long, short, env = "DANAUS_MODEL", default_value = "synthetic", value_name = "MODEL")]
+    pub model: ModelSource,
+    /// Branch, tag or commit of a hub model [default: main]
+    #[arg(long, env = "DANAUS_REVISION", value_name = "REVISION")]
+    pub revision: Option<String>,
     #[command(flatten)]
     pub compute: ComputeArgs,
 }

@@ -23,6 +23,8 @@ const PASSES: std::ops::RangeInclusive<usize> = 3..=200;
 struct Measurement {
     length: usize,
     batch: usize,
+    /// Where texts of this length are computed.
+    device: &'static str,
     dtype: &'static str,
     instruction_set: &'static str,
     threads: usize,
@@ -43,6 +45,9 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let options = args.model.load_options();
     let profile = args.profile.then(Arc::<Profile>::default);
     let (model, backend) = setup::load_profiled(&options, &args.compute, profile.clone())?;
+    if profile.is_some() && backend.info().accelerator.is_some() {
+        bail!("a profile is that of the CPU, and the model is on a GPU: add --device cpu");
+    }
     let (max_tokens, vocabulary) = (backend.max_tokens(), model.config.vocab_size);
     if let Some(length) = args.lengths.iter().find(|&&length| length > max_tokens) {
         bail!("length {length}: the model takes at most {max_tokens} tokens");
@@ -109,11 +114,13 @@ fn measure(
     }
     let stages = profiler.map(|profiler| profiler.stages(&times, texts, backend.info()));
     times.sort_by(f64::total_cmp);
+    let (device, dtype) = computed_on(backend, &batch);
     let (length, median) = (texts.first().map_or(0, Vec::len), times[times.len() / 2]);
     Ok(Measurement {
         length,
         batch: texts.len(),
-        dtype: backend.info().dtype,
+        device,
+        dtype,
         instruction_set: backend.info().instruction_set,
         threads: backend.info().threads,
         median_ms: median * 1e3,
@@ -124,17 +131,28 @@ fn measure(
     })
 }
 
+/// Device and dtype of texts of one length.
+fn computed_on(backend: &dyn Backend, batch: &[Text<'_>]) -> (&'static str, &'static str) {
+    let info = backend.info();
+    let rows = batch.first().map_or(0, |text| backend.rows(text));
+    match &info.accelerator {
+        Some(gpu) if rows < gpu.crossover || backend.demoted().is_some() => ("cpu", gpu.cpu_dtype),
+        _ => (info.device, info.dtype),
+    }
+}
+
 fn print(row: &Measurement, first: bool) -> anyhow::Result<()> {
     if first {
         stdout::print(
-            "  length  batch   dtype       isa  threads   median ms      min ms   tokens/s   peak MB",
+            "  length  batch  device   dtype       isa  threads   median ms      min ms   tokens/s   peak MB",
         )?;
     }
     let memory = row.peak_rss_mb.map_or_else(|| "-".to_owned(), |mb| format!("{mb:.0}"));
     stdout::print(format_args!(
-        "{:>8} {:>6} {:>7} {:>9} {:>8} {:>11.2} {:>11.2} {:>10.0} {:>9}",
+        "{:>8} {:>6} {:>7} {:>7} {:>9} {:>8} {:>11.2} {:>11.2} {:>10.0} {:>9}",
         row.length,
         row.batch,
+        row.device,
         row.dtype,
         row.instruction_set,
         row.threads,

@@ -21,7 +21,7 @@ const BATCH_TOKENS: usize = 4096;
 const COUNTED_LENGTHS: usize = 4;
 
 pub fn run(args: EmbedArgs) -> anyhow::Result<()> {
-    args.compute.device.check()?;
+    args.compute.backend_options().check()?;
     let rows = Rows::new(args.input, &args.files)?;
     if args.files.is_empty() && std::io::stdin().is_terminal() {
         tracing::info!("reading rows from the terminal, up to Ctrl-D");

@@ -37,10 +37,23 @@ struct Loaded {
     instruction_set: &'static str,
     dtype: &'static str,
     threads: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accelerator: Option<Accelerator>,
     padding: String,
     /// What fast padding computes; where it is not prepared, what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     fast_padding: Option<FastPadding>,
+}
+
+/// The GPU.
+#[derive(Serialize)]
+struct Accelerator {
+    name: String,
+    driver: String,
+    memory_bytes: Option<u64>,
+    /// Texts of fewer rows are computed on the CPU.
+    crossover: usize,
+    cpu_dtype: &'static str,
 }
 
 #[derive(Serialize)]
@@ -102,6 +115,13 @@ fn describe(args: &InfoArgs, model: &LoadedModel, backend: &dyn Backend) -> Load
         instruction_set: info.instruction_set,
         dtype: info.dtype,
         threads: info.threads,
+        accelerator: info.accelerator.clone().map(|gpu| Accelerator {
+            name: gpu.name,
+            driver: gpu.driver,
+            memory_bytes: gpu.memory_bytes,
+            crossover: gpu.crossover,
+            cpu_dtype: gpu.cpu_dtype,
+        }),
         padding: padding.to_string(),
         fast_padding: (padding == Padding::Fast).then(|| fast_padding(args, model, backend)),
     }

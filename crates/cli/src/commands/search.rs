@@ -31,7 +31,7 @@ struct Found<'a> {
 }
 
 pub fn run(args: SearchArgs) -> anyhow::Result<()> {
-    args.compute.device.check()?;
+    args.compute.backend_options().check()?;
     let library = Library::read(&args.paths)?;
     let (files, passages, skipped) = (library.files.len(), library.passages.len(), library.skipped);
     tracing::info!(files, passages, skipped, "read");

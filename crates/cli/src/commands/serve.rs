@@ -18,7 +18,7 @@ use crate::{descriptors, padding, setup, signals, traces};
 const DEFAULT_PORT: u16 = 8000;
 
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
-    args.compute.device.check()?;
+    args.compute.backend_options().check()?;
     let port = port(args.port)?;
     let config = server_config(&args)?;
     let (traces, export) = traces::start(&args.traces, &args.model.model.to_string())?;
@@ -131,6 +131,11 @@ fn load(args: &ServeArgs) -> anyhow::Result<Service> {
         if !padding::load(&store, &*backend) {
             prepare(store, Arc::clone(&backend), Arc::clone(&tokenizer), vocabulary)?;
         }
+    }
+    if backend.info().accelerator.is_some() {
+        let backend = Arc::clone(&backend);
+        let thread = std::thread::Builder::new().name("danaus-self-test".into());
+        thread.spawn(move || backend.finish_self_test()).context("a thread cannot be started")?;
     }
     let (id, revision, synthetic) = (model.id, model.revision, model.synthetic);
     Ok(Service { backend, tokenizer, model: ModelInfo { id, revision, synthetic }, padding, speed })

@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use crate::common::{danaus, danaus_with, run, small_model};
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "length",
     "batch",
+    "device",
     "dtype",
     "instruction_set",
     "threads",
@@ -32,7 +33,7 @@ fn measurements_as_json() {
         assert_eq!(keys, BTreeSet::from(KEYS));
         let number = |key: &str| measurement[key].as_f64().unwrap_or_else(|| panic!("{key}: {measurement}"));
         assert_eq!([number("length"), number("batch"), number("threads")], [length, 3.0, 2.0]);
-        assert_eq!(measurement["dtype"], "int8");
+        assert_eq!((&measurement["device"], &measurement["dtype"]), (&"cpu".into(), &"int8".into()));
         assert!(number("min_ms") > 0.0 && number("min_ms") <= number("median_ms"), "{measurement}");
         let rate = 3.0 * length / (number("median_ms") / 1e3);
         assert!((number("tokens_per_second") / rate - 1.0).abs() < 1e-6, "{measurement}");

@@ -95,7 +95,7 @@ impl Run {
 }
 
 /// The binary with nothing in its environment but what it needs: no option, no token and no proxy of whoever runs the
-/// tests.
+/// tests. It computes on the CPU unless told otherwise.
 pub fn danaus(args: &[&str]) -> Command {
     let mut command = Command::new(DANAUS);
     bare(&mut command).args(args);
@@ -107,7 +107,12 @@ pub fn bare(command: &mut Command) -> &mut Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // No model in the cache, and no hub to ask.
     let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-home");
-    command.env_clear().env("PATH", path).env("HOME", home).env("HF_HUB_OFFLINE", "1")
+    command
+        .env_clear()
+        .env("PATH", path)
+        .env("HOME", home)
+        .env("HF_HUB_OFFLINE", "1")
+        .env("DANAUS_DEVICE", "cpu")
 }
 
 /// `danaus` with a model; `args`, split at blanks, are a subcommand and what comes after the model.

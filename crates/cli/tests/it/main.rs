@@ -8,6 +8,7 @@ mod builtin;
 mod collector;
 mod common;
 mod deploy;
+mod devices;
 mod embed;
 /// A server that speaks the hub's protocol: the same that the hub's client is tested with.
 #[path = "../../../model/tests/it/hub/server.rs"]

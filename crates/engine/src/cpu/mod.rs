@@ -19,12 +19,12 @@ use danaus_kernels::gemm::Precision;
 use danaus_kernels::{Compute, Texts};
 use danaus_model::{LoadedModel, ModelConfig};
 
-use crate::machine;
 use crate::padding::{
     FarField, FarFields, Record, SegmentTaps, Shape, Sketch, Window, WindowEncoder, equal_pairs,
 };
 use crate::profile::{Clock, Profile, Stage};
 use crate::{Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Pooling, Text};
+use crate::{gpu, machine};
 use filters::FilterBank;
 use forward::STEPS_PER_LAYER;
 use weights::EncoderWeights;
@@ -130,12 +130,13 @@ impl CpuBackend {
     /// system refuses.
     pub fn new(model: &LoadedModel, options: &BackendOptions) -> Result<Self, EngineError> {
         model.config.validate().map_err(|error| EngineError::InvalidModel(error.to_string()))?;
+        gpu::check_cpu(options.dtype)?;
         let compute = machine::compute(options)?;
         let isa = compute.isa();
         let (precision, dtype) = match options.dtype {
             // Where there is no instruction for it, bfloat16 only saves memory.
             Dtype::Auto if isa.has_bf16() => (Precision::Bf16, "bf16"),
-            Dtype::Auto | Dtype::F32 => (Precision::F32, "f32"),
+            Dtype::Auto | Dtype::F32 | Dtype::F16 => (Precision::F32, "f32"),
             Dtype::Bf16 => (Precision::Bf16, "bf16"),
             Dtype::Int8 => (Precision::Int8, "int8"),
         };
@@ -146,6 +147,7 @@ impl CpuBackend {
             instruction_set: isa.name(),
             dtype,
             threads: compute.threads(),
+            accelerator: None,
             steps: STEPS_PER_LAYER * model.config.num_hidden_layers,
         };
         let weights = compute.enter(|| EncoderWeights::new(&compute, model, precision));
@@ -198,7 +200,7 @@ impl CpuBackend {
     }
 
     /// What the encoder computes for a text.
-    fn window(&self, text: &Text<'_>) -> Window {
+    pub(crate) fn window(&self, text: &Text<'_>) -> Window {
         let exact = Window::alone(self.config.max_tokens());
         match text.padding {
             Padding::None => Window::alone(text.ids.len()),
@@ -213,7 +215,7 @@ impl CpuBackend {
         }
     }
 
-    fn check(&self, texts: &[Text<'_>]) -> Result<(), EngineError> {
+    pub(crate) fn check(&self, texts: &[Text<'_>]) -> Result<(), EngineError> {
         let (max_tokens, vocabulary) = (self.max_tokens(), self.config.vocab_size);
         for (index, text) in texts.iter().enumerate() {
             let tokens = text.ids.len();
@@ -258,6 +260,28 @@ impl CpuBackend {
         workspace.shrink(self.config.hidden_size);
         *lock() = workspace;
         Ok(result)
+    }
+
+    /// The vectors of one text in a window, by pooling, in the order of [`Pooling::ALL`]: as [`WindowEncoder::encode`] gives
+    /// them, in one go.
+    pub(crate) fn vectors(&self, ids: &[u32], window: Window) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.check(&[Text { ids, pooling: Pooling::Mean, padding: Padding::None }])?;
+        let pass = Pass::new([(ids, window)], self.config.pad_token_id);
+        Ok(self.with_workspace(|workspace| {
+            self.forward(&pass, workspace, &mut Watch { observer: &mut (), record: &mut Record::default() });
+            self.pool_all_ways(ids, workspace)
+        }))
+    }
+
+    /// The vectors of a pass's only text, by pooling.
+    fn pool_all_ways(&self, ids: &[u32], workspace: &Workspace) -> Vec<Vec<f32>> {
+        let hidden = &workspace.hidden()[..ids.len() * self.config.hidden_size];
+        Pooling::ALL.iter().map(|&pooling| self.pool(hidden, pooling)).collect()
+    }
+
+    /// The model's shape.
+    pub(crate) fn config(&self) -> &ModelConfig {
+        &self.config
     }
 
     /// Texts in one pass.
@@ -363,6 +387,10 @@ impl Backend for CpuBackend {
 }
 
 impl WindowEncoder for CpuBackend {
+    fn dtype(&self) -> &'static str {
+        self.info.dtype
+    }
+
     fn shape(&self, window: usize) -> Shape {
         Shape { window, layers: self.weights.layers.len(), width: self.config.hidden_size }
     }
@@ -381,9 +409,6 @@ impl WindowEncoder for CpuBackend {
             std::thread::sleep(TURN);
             ControlFlow::Continue(())
         };
-        self.stepwise(&pass, record, &mut between, |workspace| {
-            let hidden = &workspace.hidden()[..ids.len() * self.config.hidden_size];
-            Pooling::ALL.iter().map(|&pooling| self.pool(hidden, pooling)).collect()
-        })
+        self.stepwise(&pass, record, &mut between, |workspace| self.pool_all_ways(ids, workspace))
     }
 }

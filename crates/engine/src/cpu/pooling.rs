@@ -5,19 +5,35 @@ use danaus_kernels::{Matrix, MatrixMut, mean_rows};
 
 use super::CpuBackend;
 use crate::Pooling;
+use crate::gpu::Pooled;
 
 impl CpuBackend {
     /// Pools a text's hidden states `[tokens, H]` (its padding left out) into one vector `[H]`, not normalised.
     pub(super) fn pool(&self, hidden: &[f32], pooling: Pooling) -> Vec<f32> {
-        let width = self.config.hidden_size;
-        let first = || hidden[..width].to_vec();
+        let vector = match self.pooled_from(pooling) {
+            Pooled::Mean => self.mean(hidden),
+            Pooled::First => hidden[..self.config.hidden_size].to_vec(),
+        };
+        self.after_pooling(vector, pooling)
+    }
+
+    /// The vector of a text's hidden states that a pooling begins with.
+    pub(crate) fn pooled_from(&self, pooling: Pooling) -> Pooled {
         match pooling {
-            Pooling::Mean => self.mean(hidden),
-            Pooling::Cls => first(),
+            Pooling::Mean => Pooled::Mean,
+            Pooling::Cls => Pooled::First,
             // The model's own `sentence_embedding`.
-            Pooling::Model if self.config.use_cls_token => first(),
-            Pooling::Model if self.config.pool_all => self.pooler(&self.mean(hidden)),
-            Pooling::Model => self.pooler(&first()),
+            Pooling::Model if self.config.use_cls_token => Pooled::First,
+            Pooling::Model if self.config.pool_all => Pooled::Mean,
+            Pooling::Model => Pooled::First,
+        }
+    }
+
+    /// What a pooling makes of that vector.
+    pub(crate) fn after_pooling(&self, vector: Vec<f32>, pooling: Pooling) -> Vec<f32> {
+        match pooling {
+            Pooling::Model if !self.config.use_cls_token => self.pooler(&vector),
+            _ => vector,
         }
     }
 

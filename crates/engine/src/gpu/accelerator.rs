@@ -68,7 +68,8 @@ pub trait Accelerator: Send + Sync + Debug {
     /// One vector `[H]` per text, in order, not normalised. Ids are valid and texts no longer than the model takes.
     ///
     /// Before each of a pass's steps (two a layer), `between` is called, where it is given: other texts may be embedded then.
-    /// Where it breaks, the rest is not computed.
+    /// Where it breaks, the rest is not computed. Those others come from another thread, as may any pass: nothing that they
+    /// need may be held meanwhile, or be a thread's own.
     ///
     /// # Errors
     /// See [`DeviceError`]. Never panics on account of the device.

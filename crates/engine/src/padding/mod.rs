@@ -63,6 +63,9 @@ pub struct Record {
 
 /// What preparing fast padding asks of a device.
 pub trait WindowEncoder: Send + Sync {
+    /// The type of weights and activations in the matrix products of the passes it encodes with.
+    fn dtype(&self) -> &'static str;
+
     /// The sizes of the far field of a window.
     fn shape(&self, window: usize) -> Shape;
 

@@ -1,11 +1,13 @@
 //! What tests share: fixtures, the comparison that names the worst component, and files of far fields.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod faulty;
+
 use std::path::PathBuf;
 
 use danaus_engine::padding::{FarFields, Probes, Progress, Store, prepare};
 use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Padding, Pooling, Text, finish};
-use danaus_model::{LoadedModel, ModelConfig, Tokenizer, synthetic};
+use danaus_model::{LoadedModel, ModelConfig, Tokenizer, load_checkpoint, read_config, synthetic};
 use danaus_simd::Isa;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -71,6 +73,13 @@ pub fn fixture(path: &str) -> PathBuf {
 
 pub fn read<T: for<'de> Deserialize<'de>>(path: &str) -> T {
     serde_json::from_slice(&std::fs::read(fixture(path)).unwrap()).unwrap()
+}
+
+/// One of the tiny fixtures, from one of its files.
+pub fn tiny_model(name: &str, file: &str) -> LoadedModel {
+    let config = read_config(&fixture(&format!("{name}/config.json"))).unwrap();
+    let (config, weights) = load_checkpoint(config, &fixture(&format!("{name}/{file}"))).unwrap();
+    LoadedModel { id: file.to_owned(), revision: None, config, weights, synthetic: true, padded: true }
 }
 
 /// A backend on the instruction set that `DANAUS_ISA` names, or else the CPU's best.

@@ -97,6 +97,7 @@ impl ErrorKind {
             | Self::Preparing
             | Self::ShuttingDown
             | Self::TooManyConnections
+            | Self::DeviceMemory
             | Self::DeadlineExceeded => "server_error",
             _ => "invalid_request_error",
         }
@@ -107,7 +108,7 @@ impl ErrorKind {
         match self {
             Self::Overloaded(_) | Self::TooManyConnections => TeiErrorType::Overloaded,
             Self::Loading | Self::Preparing | Self::ShuttingDown => TeiErrorType::Unhealthy,
-            Self::Internal | Self::DeadlineExceeded => TeiErrorType::Backend,
+            Self::Internal | Self::DeviceMemory | Self::DeadlineExceeded => TeiErrorType::Backend,
             Self::EmptyList => TeiErrorType::Empty,
             _ => TeiErrorType::Validation,
         }

@@ -1,5 +1,6 @@
 //! What `/metrics` tells: a group of measurements a file, each registered by itself.
 
+mod device;
 mod register;
 mod requests;
 mod server;
@@ -9,12 +10,14 @@ mod work;
 
 use std::time::{Duration, Instant};
 
+use danaus_engine::Rechecks;
 use prometheus::{Registry, TextEncoder};
 
 use crate::cache::CacheSize;
 use crate::scheduler::Depth;
 use crate::service::Service;
 use crate::traces;
+use device::Device;
 use register::Register;
 use requests::Requests;
 use server::Server;
@@ -35,6 +38,7 @@ pub(crate) struct Metrics {
     work: Work,
     sharing: Sharing,
     server: Server,
+    device: Device,
 }
 
 /// What waits for the model.
@@ -54,6 +58,9 @@ pub(crate) struct Present {
     pub(crate) cached: CacheSize,
     /// Bytes of requests and of their answers that are held.
     pub(crate) inflight_bytes: usize,
+    /// Whether a GPU was given up.
+    pub(crate) demoted: bool,
+    pub(crate) rechecks: Rechecks,
 }
 
 impl Metrics {
@@ -70,6 +77,7 @@ impl Metrics {
             work: Work::new(register)?,
             sharing: Sharing::new(register)?,
             server: Server::new(register)?,
+            device: Device::new(register)?,
             registry,
         })
     }
@@ -122,7 +130,8 @@ impl Metrics {
 
     /// Everything in the Prometheus text format.
     pub(crate) fn render(&self, present: Present) -> Result<String, prometheus::Error> {
-        let Present { waiting, cached, inflight_bytes } = present;
+        let Present { waiting, cached, inflight_bytes, demoted, rechecks } = present;
+        self.device.present(demoted, rechecks);
         self.sharing.cached(cached);
         self.server.inflight(inflight_bytes);
         self.work.waiting(waiting);

@@ -99,6 +99,7 @@ fn model_errors() -> Vec<Case> {
     let mut cases = body_errors();
     cases.extend([
         ("A text over the model's length", long),
+        ("The GPU has not enough memory for a text", ApiError::device_memory()),
         (
             "Not computed within the server's time limit",
             late("No result within the server's limit of 60 s per request"),

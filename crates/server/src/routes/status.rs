@@ -12,10 +12,12 @@ use crate::openapi::{ShutdownError, UnavailableErrors};
 use crate::respond::{JsonBytes, json};
 use crate::state::AppState;
 use crate::types::danaus::{
-    ErrorBody, FastErrors, FastLimits, FastPadding, FastRange, Health, Info, Limits, NotReady,
+    self, Accelerator, ErrorBody, FastErrors, FastLimits, FastPadding, FastRange, Health, Info, Limits,
+    NotReady,
 };
 use crate::types::tei::{TeiEmbeddingModel, TeiInfo, TeiModelType};
 use danaus_engine::padding::FarFields;
+use danaus_engine::{Backend, Rechecks};
 
 /// Says whether the server is ready.
 #[utoipa::path(
@@ -40,11 +42,21 @@ pub(super) async fn health(State(state): State<AppState>) -> Response {
     let health = Health {
         status: "healthy",
         model: model.id.clone(),
-        device: backend.info().device,
+        device: computing_device(backend),
         embedding_dimension: backend.dimension(),
+        demoted: backend.demoted().map(str::to_owned),
         warning: model.warning(),
     };
     json(&health).into_response()
+}
+
+/// Where texts are computed now, by the names that PyTorch gives to devices.
+fn computing_device(backend: &dyn Backend) -> &'static str {
+    match backend.info().device {
+        _ if backend.demoted().is_some() => "cpu",
+        "metal" => "mps",
+        device => device,
+    }
 }
 
 fn not_ready(status: &'static str, detail: &'static str) -> Response {
@@ -71,6 +83,7 @@ pub(super) async fn info(State(state): State<AppState>, Model(ready): Model) -> 
         device: computing.device,
         instruction_set: computing.instruction_set,
         threads: computing.threads,
+        accelerator: accelerator(backend),
         pooling: config.pooling.to_string(),
         padding: ready.padding().to_string(),
         fast_padding: backend.far_fields().map(|fields| fast_padding(fields)),
@@ -104,6 +117,20 @@ pub(super) async fn info(State(state): State<AppState>, Model(ready): Model) -> 
             max_client_batch_size: config.max_inputs,
             tokenization_workers: offload::at_once(),
         },
+    })
+}
+
+fn accelerator(backend: &dyn Backend) -> Option<Accelerator> {
+    let Rechecks { agreed, differed } = backend.rechecks();
+    let gpu = backend.info().accelerator.as_ref()?;
+    Some(Accelerator {
+        name: gpu.name.clone(),
+        driver: gpu.driver.clone(),
+        memory_bytes: gpu.memory_bytes,
+        crossover: gpu.crossover,
+        cpu_dtype: gpu.cpu_dtype,
+        demoted: backend.demoted().map(str::to_owned),
+        rechecks: danaus::Rechecks { agreed, differed },
     })
 }
 

@@ -159,10 +159,14 @@ pub(crate) struct Health {
     pub(crate) status: &'static str,
     /// The loaded model.
     pub(crate) model: String,
-    /// Where it computes: `cpu`, `cuda` or `metal`.
+    /// Where it computes: `cpu`, `cuda`, `mps` (a GPU that Metal drives) or `vulkan`.
     pub(crate) device: &'static str,
     /// Length of its vectors.
     pub(crate) embedding_dimension: usize,
+    /// Present only where a GPU was given up and the CPU computes in its place: which one, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(crate) demoted: Option<String>,
     /// Present only where the weights are synthetic.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -192,12 +196,16 @@ pub(crate) struct Info {
     pub(crate) max_tokens: usize,
     /// Type of weights and activations in the matrix products.
     pub(crate) dtype: &'static str,
-    /// `cpu`, `cuda` or `metal`.
+    /// Where it was loaded: `cpu`, `cuda`, `metal` or `vulkan`.
     pub(crate) device: &'static str,
-    /// Instruction set of the CPU kernels; empty on other devices.
+    /// Instruction set of the CPU kernels.
     pub(crate) instruction_set: &'static str,
-    /// Threads that one forward pass uses.
+    /// CPU threads that one forward pass uses.
     pub(crate) threads: usize,
+    /// Present only where there is a GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(crate) accelerator: Option<Accelerator>,
     /// Pooling where a request does not say: `mean`, `cls` or `model`.
     pub(crate) pooling: String,
     /// What surrounds a text in the encoder where a request does not say: `none`, `max-length` or `fast`.
@@ -217,6 +225,34 @@ pub(crate) struct Info {
     pub(crate) version: &'static str,
     #[serde(flatten)]
     pub(crate) tei: TeiInfo,
+}
+
+/// The GPU, and how it shares the work with the CPU.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Accelerator {
+    /// Its own name.
+    pub(crate) name: String,
+    /// Driver and version.
+    pub(crate) driver: String,
+    /// Its memory in bytes; null where the driver does not tell.
+    pub(crate) memory_bytes: Option<u64>,
+    /// Texts of fewer rows (tokens, and padding that is computed) are computed on the CPU, which answers them sooner.
+    pub(crate) crossover: usize,
+    /// Type of weights and activations in the matrix products of those.
+    pub(crate) cpu_dtype: &'static str,
+    /// Why it is no longer used; null while it is.
+    pub(crate) demoted: Option<String>,
+    /// Answers that were computed again on the CPU.
+    pub(crate) rechecks: Rechecks,
+}
+
+/// Answers of a GPU that were computed again on the CPU, to see whether they agree.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Rechecks {
+    /// Those that agreed.
+    pub(crate) agreed: u64,
+    /// Those that did not.
+    pub(crate) differed: u64,
 }
 
 /// What fast padding computes, and its measured errors.

@@ -35,7 +35,7 @@ impl QueuedText {
     pub(crate) fn new(backend: &dyn Backend, ids: Vec<u32>, pooling: Pooling, padding: Padding) -> Self {
         let text = Text { ids: &ids, pooling, padding };
         let cost = backend.rows(&text);
-        let key = VectorKey::new(&text, cost);
+        let key = VectorKey::new(&text, cost, backend.demoted().is_some());
         Self { ids, pooling, padding, cost, key }
     }
 
@@ -54,6 +54,8 @@ impl QueuedText {
 pub(crate) enum WorkError {
     /// The backend failed or panicked; the log says how.
     Failed,
+    /// The GPU has not enough memory for one of the batch's texts.
+    OutOfMemory,
     /// The worker stopped before the request's turn.
     Stopped,
 }

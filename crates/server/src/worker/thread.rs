@@ -68,19 +68,24 @@ impl Thread {
                 self.shared.metrics.batch_computed(size, own);
                 return self.answer(&batch, vectors, (started, finished));
             }
-            Ok(Ok(vectors)) => Some(format!("{} vectors for {} texts", vectors.len(), batch.len())),
+            Ok(Ok(vectors)) => {
+                Some((WorkError::Failed, format!("{} vectors for {} texts", vectors.len(), batch.len())))
+            }
             Ok(Err(EngineError::Stopped)) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(panic) => Some(format!("panic: {}", panic_message(panic.as_ref()))),
+            Ok(Err(error @ EngineError::OutOfMemory { .. })) => {
+                Some((WorkError::OutOfMemory, error.to_string()))
+            }
+            Ok(Err(error)) => Some((WorkError::Failed, error.to_string())),
+            Err(panic) => Some((WorkError::Failed, format!("panic: {}", panic_message(panic.as_ref())))),
         };
         let mut state = self.shared.lock();
         state.flights.finished(self.shared.now(), long, false);
         let waiters = state.flights.land(&batch);
         drop(state);
         // Where the batch was given up, whoever still waits finds its sender gone, as those do that were queued then.
-        let Some(failure) = failure else { return };
+        let Some((error, failure)) = failure else { return };
         self.shared.metrics.batch_failed();
-        answer_failure(waiters, tokens, &failure);
+        answer_failure(waiters, tokens, error, &failure);
     }
 
     fn answer(&self, batch: &Texts, vectors: Vec<Vec<f32>>, (started, finished): (Instant, Instant)) {
@@ -123,13 +128,13 @@ impl Thread {
 }
 
 /// Tells all requests of a batch that it failed, and the log why, once for each of them.
-fn answer_failure(waiters: Vec<Vec<Waiter>>, tokens: usize, failure: &str) {
+fn answer_failure(waiters: Vec<Vec<Waiter>>, tokens: usize, error: WorkError, failure: &str) {
     let (texts, mut told) = (waiters.len(), HashSet::new());
     for Waiter { reply, span } in waiters.into_iter().flatten() {
         if told.insert(span.id()) {
             span.in_scope(|| tracing::error!(texts, tokens, failure, "the model failed on a batch"));
         }
-        let _ = reply.send(Err(WorkError::Failed));
+        let _ = reply.send(Err(error));
     }
 }
 

@@ -2,9 +2,12 @@
 
 mod access;
 mod connections;
+mod devices;
 mod documents;
 mod embed;
 mod errors;
+#[path = "../../../engine/tests/common/faulty.rs"]
+mod faulty;
 mod listening;
 mod metrics;
 mod openai;

@@ -11,9 +11,10 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Request, StatusCode};
 use danaus_engine::padding::{FarFields, WindowEncoder};
 use danaus_engine::{
-    Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Pooling, Text, finish, load_backend,
+    Backend, BackendInfo, BackendOptions, Device, Dtype, EngineError, Padding, Pooling, Text, finish,
+    load_backend,
 };
-use danaus_model::{ModelConfig, Tokenizer};
+use danaus_model::{LoadedModel, ModelConfig, Tokenizer};
 use danaus_server::scheduler::Speed;
 use danaus_server::{AppState, ModelInfo, ServerConfig, Service, app};
 use serde_json::Value;
@@ -30,8 +31,8 @@ static BACKEND: LazyLock<Arc<dyn Backend>> = LazyLock::new(new_backend);
 
 static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(Tokenizer::bert_base_uncased()));
 
-/// The small model on a backend that no other test sees.
-pub fn new_backend() -> Arc<dyn Backend> {
+/// A model that loads and computes in milliseconds.
+pub fn small_model() -> LoadedModel {
     let config = ModelConfig {
         hidden_size: DIMENSION,
         intermediate_size: 128,
@@ -40,9 +41,14 @@ pub fn new_backend() -> Arc<dyn Backend> {
         hyena_filter_order: 16,
         ..ModelConfig::m2_bert_80m(MAX_TOKENS)
     };
-    let model = danaus_model::synthetic(&config, 1);
-    let options = BackendOptions { threads: Some(1), dtype: Dtype::F32, ..BackendOptions::default() };
-    load_backend(&model, &options).expect("the small model fits the CPU backend")
+    danaus_model::synthetic(&config, 1)
+}
+
+/// The small model on a backend that no other test sees.
+pub fn new_backend() -> Arc<dyn Backend> {
+    let (device, dtype, threads) = (Device::Cpu, Dtype::F32, Some(1));
+    let options = BackendOptions { device, dtype, threads, ..BackendOptions::default() };
+    load_backend(&small_model(), &options).expect("the small model fits the CPU backend")
 }
 
 pub fn backend() -> Arc<dyn Backend> {

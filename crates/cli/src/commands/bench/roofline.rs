@@ -20,8 +20,8 @@ const ROWS: [Row; 7] = [
 ];
 
 pub fn run(compute: &ComputeArgs, as_json: bool) -> anyhow::Result<()> {
-    compute.device.check()?;
     let options = compute.backend_options();
+    options.check()?;
     let instruction_set = instruction_set(&options);
     let peaks = measure_peaks(&options)?;
     if as_json {

@@ -1,0 +1,164 @@
+//! Whether a GPU is trusted: when its answers are checked, what counts as agreement, and what ends it.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::Rechecks;
+use crate::gpu::{PaddedText, Pooled};
+use crate::padding::distance;
+
+/// Largest `1 - cosine` between the vectors of GPU and CPU: what bfloat16 may cost, and a hundred times what float32 does.
+pub(super) const MOST: f64 = 1e-4;
+
+/// The same in smaller types for vectors that no mean over many tokens evens out: on either side up to 1.1e-4 from float32's were
+/// seen, and a GPU rounds in other places than the CPU.
+const MOST_UNEVEN: f64 = 5e-4;
+
+/// Tokens from which on a mean counts as evened out.
+const MANY: usize = 16;
+
+/// Largest `1 - cosine` between the vectors of GPU and CPU for a text, in a GPU's `dtype`.
+pub(super) fn most(dtype: &str, text: &PaddedText<'_>) -> f64 {
+    let tokens = text.ids.len();
+    let even = text.pooled == Pooled::Mean && tokens >= MANY && text.rows == tokens;
+    if even || dtype == "f32" { MOST } else { MOST_UNEVEN }
+}
+
+/// Whether all components are finite.
+pub(super) fn is_finite(vector: &[f32]) -> bool {
+    vector.iter().all(|component| component.is_finite())
+}
+
+/// What a comparison of a GPU's vector with the CPU's says.
+pub(super) fn compare(gpu: &[f32], cpu: &[f32], most: f64) -> Result<f64, String> {
+    if gpu.len() != cpu.len() {
+        return Err(format!("its vector has {} components, the CPU's has {}", gpu.len(), cpu.len()));
+    }
+    if !is_finite(gpu) {
+        return Err("its vector is not finite".to_owned());
+    }
+    let distance = distance(gpu, cpu);
+    if distance <= most {
+        return Ok(distance);
+    }
+    Err(format!("its vector is {distance:.1e} from the CPU's (1 - cosine; at most {most:.0e} is rounding)"))
+}
+
+/// What is known of a GPU while it serves.
+#[derive(Debug)]
+pub(super) struct Trust {
+    /// One text in so many is checked; 0 for none.
+    one_in: u64,
+    /// Differs from process to process, so that the same requests are not always the ones that are checked.
+    seed: u64,
+    texts: AtomicU64,
+    agreed: AtomicU64,
+    differed: AtomicU64,
+    /// Why it is no longer used.
+    demoted: OnceLock<String>,
+}
+
+impl Trust {
+    pub fn new(one_in: u64) -> Self {
+        let zero = || AtomicU64::new(0);
+        let seed = RandomState::new().hash_one(0_u8);
+        Self { one_in, seed, texts: zero(), agreed: zero(), differed: zero(), demoted: OnceLock::new() }
+    }
+
+    /// Whether to check the next text.
+    pub fn draw(&self) -> bool {
+        let text = self.texts.fetch_add(1, Ordering::Relaxed);
+        self.one_in > 0 && mix(self.seed.wrapping_add(text)).is_multiple_of(self.one_in)
+    }
+
+    pub fn rechecked(&self, agrees: bool) {
+        let counter = if agrees { &self.agreed } else { &self.differed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn rechecks(&self) -> Rechecks {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Rechecks { agreed: read(&self.agreed), differed: read(&self.differed) }
+    }
+
+    pub fn demoted(&self) -> Option<&str> {
+        self.demoted.get().map(String::as_str)
+    }
+
+    /// Ends it, and says so once.
+    pub fn demote(&self, gpu: &str, reason: &str) {
+        if self.demoted.set(format!("{gpu}: {reason}")).is_ok() {
+            tracing::error!(gpu, reason, "the GPU is not used any more: all texts are computed on the CPU");
+        }
+    }
+}
+
+/// A number that looks random (SplitMix64).
+fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn about_one_text_in_so_many_is_drawn() {
+        let drawn = |one_in| {
+            let trust = Trust::new(one_in);
+            (0..100_000).filter(|_| trust.draw()).count()
+        };
+        assert_eq!((drawn(0), drawn(1)), (0, 100_000));
+        let thousandth = drawn(1000);
+        assert!((50..=160).contains(&thousandth), "{thousandth}");
+    }
+
+    #[test]
+    fn vectors_agree_up_to_rounding() {
+        let cpu = [1.0, 2.0, -3.0];
+        assert_eq!(compare(&cpu, &cpu, MOST), Ok(0.0));
+        assert!(compare(&[1.001, 2.0, -3.0], &cpu, MOST).is_ok_and(|distance| distance > 0.0));
+        for (gpu, reason) in [
+            (&[1.1, 2.0, -3.0][..], "from the CPU's"),
+            (&[0.0, 0.0, 0.0], "from the CPU's"),
+            (&[f32::NAN, 2.0, -3.0], "not finite"),
+            (&[f32::INFINITY, 2.0, -3.0], "not finite"),
+            (&[1.0, 2.0], "2 components"),
+        ] {
+            assert!(compare(gpu, &cpu, MOST).is_err_and(|why| why.contains(reason)), "{gpu:?}");
+        }
+        assert!(compare(&cpu, &[f32::NAN; 3], MOST).is_err());
+    }
+
+    #[test]
+    fn smaller_types_may_be_further_off_where_nothing_evens_them_out() {
+        let ids = [1; 40];
+        let text =
+            |tokens: usize, rows, pooled| PaddedText { ids: &ids[..tokens], rows, far_field: None, pooled };
+        let texts = [
+            text(40, 40, Pooled::Mean),
+            text(15, 15, Pooled::Mean),
+            text(40, 41, Pooled::Mean),
+            text(40, 40, Pooled::First),
+        ];
+        assert_eq!(texts.each_ref().map(|text| most("f32", text)), [MOST; 4]);
+        let bounds = [MOST, MOST_UNEVEN, MOST_UNEVEN, MOST_UNEVEN];
+        for dtype in ["bf16", "f16"] {
+            assert_eq!(texts.each_ref().map(|text| most(dtype, text)), bounds);
+        }
+    }
+
+    #[test]
+    fn the_first_reason_stays() {
+        let trust = Trust::new(1);
+        assert_eq!(trust.demoted(), None);
+        trust.demote("one", "first");
+        trust.demote("one", "second");
+        assert_eq!(trust.demoted(), Some("one: first"));
+    }
+}
