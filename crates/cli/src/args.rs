@@ -103,8 +103,8 @@ pub struct ComputeArgs {
     /// A GPU serves once it has shown that it computes what the CPU does; danaus doctor shows what there is.
     #[arg(long, env = "DANAUS_DEVICE", default_value_t = Device::Auto, value_name = "DEVICE")]
     pub device: Device,
-    /// Type of weights and activations in the matrix products: auto (bf16 with CUDA and where the CPU multiplies it, else f32),
-    /// f32, bf16 (CPU, CUDA), f16 (Metal, Vulkan) or int8 (CPU)
+    /// Type of weights and activations in the matrix products: auto (f16 with CUDA, bf16 where the CPU multiplies it, else f32),
+    /// f32, bf16 (CPU), f16 (GPUs) or int8 (CPU)
     #[arg(long, env = "DANAUS_DTYPE", default_value_t = Dtype::Auto, value_name = "DTYPE")]
     pub dtype: Dtype,
     /// Beside a GPU, compute texts of fewer tokens than this, padding included, on the CPU [default: measured once, and kept in

@@ -29,14 +29,14 @@ pub enum Device {
 /// The type of weights and activations in the matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Dtype {
-    /// The device's own choice: bfloat16 with CUDA, and on CPUs that multiply it; else float32.
+    /// The device's own choice: float16 with CUDA, bfloat16 on CPUs that multiply it; else float32.
     #[default]
     Auto,
     /// float32.
     F32,
-    /// bfloat16, with sums in float32.
+    /// bfloat16, with sums in float32: for the CPU.
     Bf16,
-    /// float16, with sums in float32: for GPUs that Metal or Vulkan drives.
+    /// float16, with sums in float32: for GPUs.
     F16,
     /// 8-bit integers: weights with a scale for each output, activations with one for each row of a block. Never chosen by
     /// itself: it is the fastest and the least accurate.

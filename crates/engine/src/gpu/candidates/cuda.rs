@@ -27,7 +27,7 @@ pub(super) fn find(options: &BackendOptions) -> Result<(), Unavailable> {
 /// A model on the GPU that `options` ask for.
 pub(super) fn open(model: &LoadedModel, options: &BackendOptions) -> Opened {
     // The other dtypes are none of this candidate's.
-    let element = if options.dtype == Dtype::F32 { Element::F32 } else { Element::Bf16 };
+    let element = if options.dtype == Dtype::F32 { Element::F32 } else { Element::F16 };
     Ok(Box::new(CudaAccelerator::new(model, &CudaOptions { index: index(options), element })?))
 }
 

@@ -48,7 +48,7 @@ pub(super) const CANDIDATES: &[Candidate] = &[
     Candidate {
         name: "CUDA",
         serves: |device| matches!(device, Device::Auto | Device::Cuda(_)),
-        dtypes: &[Dtype::Auto, Dtype::F32, Dtype::Bf16],
+        dtypes: &[Dtype::Auto, Dtype::F32, Dtype::F16],
         find: cuda::find,
         open: cuda::open,
     },
@@ -122,7 +122,7 @@ pub(crate) fn check_cpu(dtype: Dtype) -> Result<(), EngineError> {
         return Ok(());
     }
     let message =
-        "dtype f16 is for GPUs that Metal or Vulkan drives, and there is none: use --dtype auto, bf16 or f32";
+        "dtype f16 is for GPUs, and there is none: use --dtype auto, bf16 or f32";
     Err(EngineError::Unsupported(message.to_owned()))
 }
 
@@ -218,7 +218,7 @@ mod tests {
     const CUDA: Candidate = Candidate {
         name: "CUDA",
         serves: |device| matches!(device, Device::Auto | Device::Cuda(_)),
-        dtypes: &[Dtype::Auto, Dtype::F32, Dtype::Bf16],
+        dtypes: &[Dtype::Auto, Dtype::F32, Dtype::F16],
         find: |_| absent(),
         open: |_, _| absent(),
     };
@@ -304,8 +304,8 @@ mod tests {
         assert_eq!((chosen("auto", Dtype::F32), chosen("auto", Dtype::F16)), (Ok("metal"), Ok("metal")));
         assert_eq!((chosen("auto", Dtype::Bf16), chosen("auto", Dtype::Int8)), (Ok("cpu"), Ok("cpu")));
         for (device, dtype, dtypes) in [
-            ("cuda", Dtype::F16, "auto, f32, bf16"),
-            ("cuda", Dtype::Int8, "auto, f32, bf16"),
+            ("cuda", Dtype::Bf16, "auto, f32, f16"),
+            ("cuda", Dtype::Int8, "auto, f32, f16"),
             ("vulkan", Dtype::Bf16, "auto, f32, f16"),
             ("metal", Dtype::Int8, "auto, f32, f16"),
         ] {
