@@ -37,4 +37,6 @@ struct Product {
     int a_step, b_step, c_step, bias_step;
     // Blocks b and b + 1 of a gated product share operand a: its step counts once for each `a_share` blocks.
     int a_share;
+    // Diagonal blocks.
+    int blocks;
 };

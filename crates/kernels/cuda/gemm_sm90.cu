@@ -5,49 +5,7 @@
 // A warpgroup computes 64 x BN. Operands stream through STAGES buffers in shared memory, 64 of k at a time, in the layouts with
 // 128-byte swizzle that the instruction reads: of an operand with k contiguous, rows of 128 bytes; of one with its own index
 // contiguous, panels of 64 of it, each with rows of 128 bytes by k. Chunks of 16 bytes are permuted by the row's last three bits.
-#include "gemm.cuh"
-#include "wgmma.cuh"
-
-static const int BK = 64;
-static const int ROW_BYTES = 128, PANEL_BYTES = BK * ROW_BYTES;
-
-__device__ __forceinline__ void copy_chunk(u32 target, const void *source, bool valid) {
-    int bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes));
-}
-
-__device__ __forceinline__ void copies_end() { asm volatile("cp.async.commit_group;"); }
-
-// Until all but the last PENDING groups of copies are there, and the tensor cores see them.
-template <int PENDING> __device__ __forceinline__ void wait_for_copies() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING));
-    asm volatile("fence.proxy.async.shared::cta;");
-}
-
-__device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void products_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int PENDING> __device__ __forceinline__ void wait_for_products() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-}
-
-static const float GELU_0 = 3.988192677e-01f, GELU_1 = -6.619033217e-02f, GELU_2 = 9.718802758e-03f, GELU_3 = -1.079084119e-03f,
-                   GELU_4 = 8.849003643e-05f, GELU_5 = -5.147591310e-06f, GELU_6 = 1.986198583e-07f, GELU_7 = -4.515414709e-09f,
-                   GELU_8 = 4.547203239e-11f;
-
-// GELU for what is rounded to 16 bits: x times a polynomial for the normal distribution function, at most 7e-5 off.
-__device__ __forceinline__ float gelu_rounded(float x) {
-    float z = fminf(fmaxf(x, -4.25f), 4.25f), t = z * z;
-    float p = GELU_8;
-    p = fmaf(p, t, GELU_7);
-    p = fmaf(p, t, GELU_6);
-    p = fmaf(p, t, GELU_5);
-    p = fmaf(p, t, GELU_4);
-    p = fmaf(p, t, GELU_3);
-    p = fmaf(p, t, GELU_2);
-    p = fmaf(p, t, GELU_1);
-    p = fmaf(p, t, GELU_0);
-    return x * fmaf(z, p, 0.5f);
-}
+#include "sm90.cuh"
 
 // An operand's part of a stage: EXTENT of its index by BK of k.
 template <int EXTENT, Major MAJOR, int THREADS> struct Tile {
@@ -80,13 +38,6 @@ template <int EXTENT, Major MAJOR, int THREADS> struct Tile {
             const f16 *source = data + (MAJOR == MAJOR_K ? size_t(at) * stride + step : size_t(step) * stride + at);
             copy_chunk(target + place, valid ? source : data, valid);
         }
-    }
-
-    // Of 16 of k from `step` on, and the operand's index from `start` on (a multiple of 64, or of 8 with k contiguous).
-    __device__ __forceinline__ static u64 descriptor(u32 tile, int start, int step) {
-        u32 address = MAJOR == MAJOR_K ? tile + start * ROW_BYTES + step * 2 : tile + start / 64 * PANEL_BYTES + step * ROW_BYTES;
-        // Eight rows are 1,024 bytes; the next panel is PANEL_BYTES further on.
-        return u64((address >> 4) & 0x3fff) | u64(PANEL_BYTES >> 4) << 16 | u64(1024 >> 4) << 32 | u64(1) << 62;
     }
 };
 
@@ -197,8 +148,8 @@ template <int GROUPS, int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, t
             products_begin();
 #pragma unroll
             for (int k = 0; k < BK; k += 16)
-                Wgmma<BN, A == MAJOR_MN, B == MAJOR_MN>::template run<true>(sums, TileA::descriptor(stage, 64 * group, k),
-                                                            TileB::descriptor(stage + TileA::BYTES, 0, k));
+                Wgmma<BN, A == MAJOR_MN, B == MAJOR_MN>::template run<true>(sums, descriptor<A>(stage, 64 * group, k),
+                                                            descriptor<B>(stage + TileA::BYTES, 0, k));
             products_end();
             pin(sums);
             load(step + STAGES - 2);
@@ -225,8 +176,8 @@ template <int GROUPS, int BN, int KS> struct Gated {
 
     template <int SET, int K> __device__ __forceinline__ static void step(float (&sums)[BN / 2], u32 rows, u32 stage) {
         int group = threadIdx.x / 128;
-        Wgmma<BN, false, false>::template run<(K > 0)>(sums, TileA::descriptor(rows + (SET * KS + K / BK) * TileA::BYTES, 64 * group, K % BK),
-                                                       TileB::descriptor(stage + (SET * KS + K / BK) * TileB::BYTES, 0, K % BK));
+        Wgmma<BN, false, false>::template run<(K > 0)>(sums, descriptor<MAJOR_K>(rows + (SET * KS + K / BK) * TileA::BYTES, 64 * group, K % BK),
+                                                       descriptor<MAJOR_K>(stage + (SET * KS + K / BK) * TileB::BYTES, 0, K % BK));
         if constexpr (K + 16 < KS * BK) step<SET, K + 16>(sums, rows, stage);
     }
 
@@ -307,13 +258,10 @@ template <int GROUPS, int BN, int KS> struct Gated {
     extern "C" __global__ void __launch_bounds__(128 * GROUPS) NAME(Product p) { Gated<GROUPS, BN, KS>::run(p); }
 
 // As in gemm_bf16.cu.
-GEMM(in_linear_large, 2, 256, 4, MAJOR_K, MAJOR_MN, BIAS_M, f16)
 GEMM(in_linear_medium, 1, 64, 6, MAJOR_K, MAJOR_MN, BIAS_M, f16)
 GEMM(in_linear_small, 1, 32, 8, MAJOR_K, MAJOR_MN, BIAS_M, f16)
-GEMM(out_linear_large, 2, 256, 4, MAJOR_MN, MAJOR_K, BIAS_N, f16)
 GEMM(out_linear_medium, 1, 64, 6, MAJOR_MN, MAJOR_K, BIAS_N, f16)
 GEMM(out_linear_small, 1, 16, 8, MAJOR_MN, MAJOR_K, BIAS_N, f16)
-GEMM(down_large, 2, 192, 4, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, float)
 GEMM(down_medium, 1, 64, 6, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, float)
 GEMM(down_small, 1, 16, 8, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, float)
 GATED(gated_large, 2, 64, 3)

@@ -3,6 +3,7 @@
 use cudarc::driver::DeviceRepr;
 
 use super::launch::{Grid, MOST_BLOCKS, part};
+use super::tensor_map::TensorMap;
 use super::{CudaError, Element, Gpu, GpuBuffer};
 
 /// What a product is for, which says how its operands lie in memory and what follows.
@@ -95,10 +96,21 @@ struct RawProduct {
     sizes: [i32; 3],
     steps: [i32; 4],
     a_share: i32,
+    blocks: i32,
+}
+
+/// `LargeProduct` of `gemm_sm90_large.cu`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct RawLargeProduct {
+    maps: [TensorMap; 2],
+    product: RawProduct,
 }
 
 // SAFETY: integers in C's order, as `Product` in `gemm.cuh`.
 unsafe impl DeviceRepr for RawProduct {}
+// SAFETY: likewise, as `LargeProduct` in `gemm_sm90_large.cu`.
+unsafe impl DeviceRepr for RawLargeProduct {}
 
 /// A kernel: its tile and its block of threads, as its source defines them.
 #[derive(Debug, Clone, Copy)]
@@ -109,8 +121,18 @@ struct Tile {
     n: usize,
     threads: usize,
     shared: usize,
-    /// Whether rows of activations stay, and weights stream by.
-    resident: bool,
+    form: Form,
+}
+
+/// How a product is divided among blocks of threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// A tile a block.
+    Grid,
+    /// Rows of activations stay with a block, and weights stream by.
+    Resident,
+    /// Pairs of blocks stay, and compute one pair of tiles after the other.
+    Persistent,
 }
 
 /// Bytes of k that a stage holds, by row of a tile.
@@ -124,7 +146,7 @@ const fn tensor_core(name: &'static str, [m, n]: [usize; 2], threads: usize, sta
     let sets = if gated { 2 } else { 1 };
     let (operands, result) = (stages * sets * (m + n) * STAGE_ROW, m * (n + 16 / out) * out);
     let shared = if operands > result { operands } else { result };
-    Tile { module: "", name, m, n, threads, shared, resident: false }
+    Tile { module: "", name, m, n, threads, shared, form: Form::Grid }
 }
 
 /// A tile of `gemm_sm90.cu`: so many warpgroups, of 64 rows each. An operand with its own index contiguous takes whole panels of 64.
@@ -136,14 +158,20 @@ const fn hopper(name: &'static str, groups: usize, n: usize, stages: usize, pane
     let residuals = if out == 4 { m * (n + 8) * 2 } else { 0 };
     assert!(operands >= result, "the result fits where the operands were");
     let shared = operands + residuals;
-    Tile { module: "", name, m, n, threads: 128 * groups, shared, resident: false }
+    Tile { module: "", name, m, n, threads: 128 * groups, shared, form: Form::Grid }
 }
 
 /// A gated tile of `gemm_sm90.cu`: 128 or 64 rows of both halves, and two stages of weights.
 const fn resident(name: &'static str, groups: usize, n: usize) -> Tile {
     let (m, steps) = (64 * groups, RESIDENT_INPUTS / 64);
     let shared = 2 * steps * (m + 2 * n) * STAGE_ROW + m * (n + 8) * 2;
-    Tile { module: "", name, m, n, threads: 128 * groups, shared, resident: true }
+    Tile { module: "", name, m, n, threads: 128 * groups, shared, form: Form::Resident }
+}
+
+/// A tile of `gemm_sm90_large.cu`: three stages, the result and the barriers.
+const fn persistent(name: &'static str, n: usize, out: usize) -> Tile {
+    let shared = 3 * (128 + n) * STAGE_ROW + 128 * (n + 16 / out) * out + 3 * 16;
+    Tile { module: "gemm_sm90_large", name, m: 128, n, threads: 384, shared, form: Form::Persistent }
 }
 
 /// Tiles of products in half precision, the largest first.
@@ -176,18 +204,18 @@ fn half_tiles(kind: ProductKind) -> Vec<Tile> {
 fn hopper_tiles(kind: ProductKind) -> Vec<Tile> {
     match kind {
         ProductKind::InLinear => vec![
-            hopper("in_linear_large", 2, 256, 4, true, 2),
+            persistent("in_linear_large", 256, 2),
             hopper("in_linear_medium", 1, 64, 6, true, 2),
             hopper("in_linear_small", 1, 32, 8, true, 2),
         ],
         ProductKind::OutLinear => vec![
-            hopper("out_linear_large", 2, 256, 4, false, 2),
+            persistent("out_linear_large", 256, 2),
             hopper("out_linear_medium", 1, 64, 6, false, 2),
             hopper("out_linear_small", 1, 16, 8, false, 2),
         ],
         ProductKind::Gated => vec![resident("gated_large", 2, 64), resident("gated_small", 1, 32)],
         ProductKind::Down | ProductKind::Taps => vec![
-            hopper("down_large", 2, 192, 4, false, 4),
+            persistent("down_large", 192, 4),
             hopper("down_medium", 1, 64, 6, false, 4),
             hopper("down_small", 1, 16, 8, false, 4),
         ],
@@ -202,20 +230,24 @@ fn f32_tile(kind: ProductKind) -> Tile {
         ProductKind::Down => "down_f32",
         ProductKind::Taps => "taps_f32",
     };
-    Tile { module: "gemm_f32", name, m: 64, n: 64, threads: 256, shared: 0, resident: false }
+    Tile { module: "gemm_f32", name, m: 64, n: 64, threads: 256, shared: 0, form: Form::Grid }
 }
 
 impl Tile {
     /// Blocks of threads, by dimension.
     fn blocks(&self, args: &ProductArgs<'_>, multiprocessors: usize) -> [usize; 3] {
         let m = args.m.div_ceil(self.m);
-        if let (true, Some(gate)) = (self.resident, args.gate) {
+        if let (Form::Resident, Some(gate)) = (self.form, args.gate) {
             let (tiles, groups) = ((args.n * gate.share).div_ceil(self.n), args.blocks / gate.share);
             // Each part of the outputs loads the activations anew: that costs about two tiles.
             let cost = |&parts: &usize| (m * groups * parts).div_ceil(multiprocessors) * (tiles.div_ceil(parts) + 2);
             return [(1..=tiles).min_by_key(cost).unwrap_or(1), m, groups];
         }
         let n = args.n.div_ceil(self.n);
+        if self.form == Form::Persistent {
+            let pairs = m.div_ceil(2) * n * args.blocks;
+            return [2 * pairs.min(multiprocessors / 2), 1, 1];
+        }
         // Blocks that share activations are neighbours: weights stay in the cache anyway.
         if args.kind == ProductKind::InLinear { [m, n, args.blocks] } else { [n, m, args.blocks] }
     }
@@ -258,17 +290,19 @@ impl Gpu {
             (Element::F16, false) => ("gemm_half", half_tiles(args.kind)),
             (Element::F16, true) => ("gemm_sm90", hopper_tiles(args.kind)),
         };
-        let fits = tiles.into_iter().filter(|tile| tile.shared <= self.shared_memory());
-        fits.map(|tile| Tile { module, ..tile }).collect()
+        let fits = tiles.into_iter().filter(|tile| {
+            tile.shared <= self.shared_memory() && (tile.form != Form::Persistent || copied_whole(args))
+        });
+        fits.map(|tile| Tile { module: if tile.module.is_empty() { module } else { tile.module }, ..tile }).collect()
     }
 
     /// The largest tile of which there are enough to keep the GPU busy.
     fn tile(&self, args: &ProductArgs<'_>) -> Tile {
         let tiles = self.fitting(args);
         let busy = |tile: &&Tile| {
-            let blocks: usize = tile.blocks(args, self.multiprocessors()).iter().product();
+            let tiles = args.m.div_ceil(tile.m) * args.n.div_ceil(tile.n) * args.blocks;
             // Activations that stay are divided among as many blocks as there should be.
-            if tile.resident { args.m > tile.m / 2 } else { blocks * 10 >= self.multiprocessors() * 9 }
+            if tile.form == Form::Resident { args.m > tile.m / 2 } else { tiles * 10 >= self.multiprocessors() * 9 }
         };
         *tiles.iter().find(busy).unwrap_or(&tiles[tiles.len() - 1])
     }
@@ -279,9 +313,38 @@ impl Gpu {
         let blocks = tile.blocks(args, self.multiprocessors());
         assert!(blocks[1] <= MOST_BLOCKS, "rows of a product");
         let grid = Grid { blocks, threads: tile.threads, shared: tile.shared };
+        if tile.form == Form::Persistent {
+            let large = RawLargeProduct { maps: maps(args, tile)?, product: parameters };
+            // SAFETY: as below; the maps are of the same operands.
+            return unsafe { self.launch(&function, grid, &large) };
+        }
         // SAFETY: `parameters` checked that operands and result are within their buffers.
         unsafe { self.launch(&function, grid, &parameters) }
     }
+}
+
+/// Whether boxes of operands hold nothing of other diagonal blocks.
+fn copied_whole(args: &ProductArgs<'_>) -> bool {
+    args.blocks == 1 || (args.k.is_multiple_of(64) && args.b.step == args.n * args.b.stride)
+}
+
+/// How the copy engine sees both operands: all diagonal blocks beside each other in a, below each other in b.
+fn maps(args: &ProductArgs<'_>, tile: Tile) -> Result<[TensorMap; 2], CudaError> {
+    let ProductArgs { m, n, k, blocks, a, b, .. } = *args;
+    let map = |block: Block<'_>, [width, rows]: [usize; 2], tile_rows: usize| {
+        let address = part(block.buffer, block.offset * 2, ((rows - 1) * block.stride + width) * 2);
+        TensorMap::new(address, [width, rows], block.stride, tile_rows)
+    };
+    // A panel of an operand with its own index contiguous is 64 of k high.
+    let a = match args.kind {
+        ProductKind::OutLinear => map(a, [m, k], 64),
+        _ => map(a, [(blocks - 1) * a.step + k, m], tile.m),
+    };
+    let b = match args.kind {
+        ProductKind::InLinear => map(b, [n, k], 64),
+        _ => map(b, [k, blocks * n], tile.n / 2),
+    };
+    Ok([a?, b?])
 }
 
 /// Checks the sizes, and writes them as the kernels take them.
@@ -321,6 +384,7 @@ fn parameters(args: &ProductArgs<'_>) -> RawProduct {
         sizes: [m, n, k].map(|size| size as i32),
         steps: [a.step, b.step, c.step, if blocks > 1 { n } else { 0 }].map(|step| step as i32),
         a_share: share as i32,
+        blocks: blocks as i32,
     }
 }
 

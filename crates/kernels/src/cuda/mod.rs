@@ -20,6 +20,7 @@ mod long_conv;
 mod modules;
 mod rows;
 mod short_conv;
+mod tensor_map;
 
 pub use error::CudaError;
 pub use filters::{SineWeights, SpectrumSource};
