@@ -12,7 +12,7 @@ enum Epilogue {
     BIAS_M,
     // c = sum + bias[n]
     BIAS_N,
-    // c = sum + bias[n] + residual[m][n], in float32
+    // c = sum + bias[n] + residual[m][n]
     BIAS_N_RESIDUAL,
     // c = sum
     PLAIN,

@@ -72,7 +72,7 @@ template <int EXTENT, Major MAJOR, int THREADS> struct Tile {
     }
 };
 
-template <int BM, int BN, int WM, int WN, int STAGES, Major A, Major B, Epilogue EPILOGUE, bool GATED, typename Out>
+template <int BM, int BN, int WM, int WN, int STAGES, Major A, Major B, Epilogue EPILOGUE, bool GATED>
 struct Gemm {
     static const int WARPS_M = BM / WM, WARPS_N = BN / WN, THREADS = 32 * WARPS_M * WARPS_N;
     static const int SETS = GATED ? 2 : 1;
@@ -80,8 +80,8 @@ struct Gemm {
     typedef Tile<BN, B, THREADS> TileB;
     static const int STAGE_BYTES = SETS * (TileA::BYTES + TileB::BYTES);
     // Rows of the result in shared memory are a chunk apart more than they need.
-    static const int OUT_STRIDE = BN + 16 / int(sizeof(Out));
-    static const int OUT_BYTES = BM * OUT_STRIDE * int(sizeof(Out));
+    static const int OUT_STRIDE = BN + 8;
+    static const int OUT_BYTES = BM * OUT_STRIDE * 2;
     static const int SHARED = STAGES * STAGE_BYTES > OUT_BYTES ? STAGES * STAGE_BYTES : OUT_BYTES;
 
     __device__ static void run(const Product &p) {
@@ -141,11 +141,11 @@ struct Gemm {
         }
         wait_for_copies<0>();
         __syncthreads();
-        finish(p, sums, (Out *)memory, block, m0, n0, wm, wn);
+        finish(p, sums, (f16 *)memory, block, m0, n0, wm, wn);
     }
 
     // Through shared memory, so that rows are written 16 bytes at a time.
-    __device__ static void finish(const Product &p, const float (&sums)[SETS][WM / 16][WN / 8][4], Out *tile, int block, int m0,
+    __device__ static void finish(const Product &p, const float (&sums)[SETS][WM / 16][WN / 8][4], f16 *tile, int block, int m0,
                                   int n0, int wm, int wn) {
         const float *bias = p.bias + size_t(block) * p.bias_step;
         int lane = threadIdx.x % 32;
@@ -166,51 +166,49 @@ struct Gemm {
                         if (EPILOGUE == BIAS_M) x[e] += row_bias;
                         if (EPILOGUE == BIAS_N || EPILOGUE == BIAS_N_RESIDUAL)
                             x[e] += n0 + column + e < p.n ? bias[n0 + column + e] : 0.0f;
-                        tile[row * OUT_STRIDE + column + e] = narrow<Out>(x[e]);
                     }
+                    if (EPILOGUE == BIAS_N_RESIDUAL && m0 + row < p.m && n0 + column < p.n) {
+                        size_t at = size_t(m0 + row) * p.c_stride + n0 + column;
+                        u32 pair = *(const u32 *)((const f16 *)p.residual + size_t(block) * p.c_step + at);
+                        x[0] += widen_low(pair);
+                        x[1] += widen_high(pair);
+                    }
+                    *(u32 *)&tile[row * OUT_STRIDE + column] = narrow_pair(x[0], x[1]);
                 }
             }
         }
         __syncthreads();
-        static const int PER_CHUNK = 16 / int(sizeof(Out)), ROW_CHUNKS = BN / PER_CHUNK;
-        Out *c = (Out *)p.c + size_t(block) * p.c_step;
+        static const int PER_CHUNK = 8, ROW_CHUNKS = BN / PER_CHUNK;
+        f16 *c = (f16 *)p.c + size_t(block) * p.c_step;
 #pragma unroll 4
         for (int index = threadIdx.x; index < BM * ROW_CHUNKS; index += THREADS) {
             int row = index / ROW_CHUNKS, column = index % ROW_CHUNKS * PER_CHUNK;
             if (m0 + row >= p.m || n0 + column >= p.n) continue;
             uint4 chunk = *(const uint4 *)&tile[row * OUT_STRIDE + column];
             size_t at = size_t(m0 + row) * p.c_stride + n0 + column;
-            if (EPILOGUE == BIAS_N_RESIDUAL) {
-                const f16 *residual = (const f16 *)p.residual + size_t(block) * p.c_step + at;
-                float *values = (float *)&chunk;
-#pragma unroll
-                for (int e = 0; e < PER_CHUNK; e++) values[e] += widen(residual[e]);
-            }
             *(uint4 *)&c[at] = chunk;
         }
     }
 };
 
-#define GEMM(NAME, BM, BN, WM, WN, STAGES, A, B, EPILOGUE, GATED, OUT)                                                           \
+#define GEMM(NAME, BM, BN, WM, WN, STAGES, A, B, EPILOGUE, GATED)                                                                 \
     extern "C" __global__ void __launch_bounds__(32 * (BM / WM) * (BN / WN)) NAME(Product p) {                                    \
-        Gemm<BM, BN, WM, WN, STAGES, A, B, EPILOGUE, GATED, OUT>::run(p);                                                         \
-    }                                                                                                                             \
-    extern "C" __device__ const int NAME##_shape[4] = {BM, BN, Gemm<BM, BN, WM, WN, STAGES, A, B, EPILOGUE, GATED, OUT>::THREADS, \
-                                                       Gemm<BM, BN, WM, WN, STAGES, A, B, EPILOGUE, GATED, OUT>::SHARED};
+        Gemm<BM, BN, WM, WN, STAGES, A, B, EPILOGUE, GATED>::run(p);                                                              \
+    }
 
 // Weights by channel-major activations: [3H, H] x [H, tokens] -> [3H, tokens].
-GEMM(in_linear_large, 256, 128, 64, 64, 3, MAJOR_K, MAJOR_MN, BIAS_M, false, f16)
-GEMM(in_linear_medium, 128, 64, 64, 32, 4, MAJOR_K, MAJOR_MN, BIAS_M, false, f16)
-GEMM(in_linear_small, 32, 32, 16, 16, 4, MAJOR_K, MAJOR_MN, BIAS_M, false, f16)
+GEMM(in_linear_large, 256, 128, 64, 64, 3, MAJOR_K, MAJOR_MN, BIAS_M, false)
+GEMM(in_linear_medium, 128, 64, 64, 32, 4, MAJOR_K, MAJOR_MN, BIAS_M, false)
+GEMM(in_linear_small, 32, 32, 16, 16, 4, MAJOR_K, MAJOR_MN, BIAS_M, false)
 // Channel-major activations by weights: [tokens, H].
-GEMM(out_linear_large, 128, 256, 64, 64, 3, MAJOR_MN, MAJOR_K, BIAS_N, false, f16)
-GEMM(out_linear_medium, 64, 64, 32, 32, 4, MAJOR_MN, MAJOR_K, BIAS_N, false, f16)
-GEMM(out_linear_small, 32, 32, 16, 16, 4, MAJOR_MN, MAJOR_K, BIAS_N, false, f16)
+GEMM(out_linear_large, 128, 256, 64, 64, 3, MAJOR_MN, MAJOR_K, BIAS_N, false)
+GEMM(out_linear_medium, 64, 64, 32, 32, 4, MAJOR_MN, MAJOR_K, BIAS_N, false)
+GEMM(out_linear_small, 32, 32, 16, 16, 4, MAJOR_MN, MAJOR_K, BIAS_N, false)
 // Both halves of the MLP's first product, GELU and gate: [tokens, I].
-GEMM(gated_large, 128, 128, 64, 32, 3, MAJOR_K, MAJOR_K, PLAIN, true, f16)
-GEMM(gated_medium, 64, 64, 32, 32, 2, MAJOR_K, MAJOR_K, PLAIN, true, f16)
-GEMM(gated_small, 32, 32, 16, 16, 3, MAJOR_K, MAJOR_K, PLAIN, true, f16)
-// The MLP's second product with bias and residual: [tokens, H] in float32.
-GEMM(down_large, 128, 192, 64, 48, 3, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, false, float)
-GEMM(down_medium, 64, 64, 32, 32, 4, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, false, float)
-GEMM(down_small, 32, 32, 16, 16, 4, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, false, float)
+GEMM(gated_large, 128, 128, 64, 32, 3, MAJOR_K, MAJOR_K, PLAIN, true)
+GEMM(gated_medium, 64, 64, 32, 32, 2, MAJOR_K, MAJOR_K, PLAIN, true)
+GEMM(gated_small, 32, 32, 16, 16, 3, MAJOR_K, MAJOR_K, PLAIN, true)
+// The MLP's second product with bias and residual: [tokens, H].
+GEMM(down_large, 128, 192, 64, 48, 3, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, false)
+GEMM(down_medium, 64, 64, 32, 32, 4, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, false)
+GEMM(down_small, 32, 32, 16, 16, 4, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, false)

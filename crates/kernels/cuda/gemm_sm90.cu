@@ -42,11 +42,10 @@ template <int EXTENT, Major MAJOR, int THREADS> struct Tile {
 };
 
 // Adds what a row of sums needs, and writes the tile's rows 16 bytes at a time, through shared memory.
-template <int BM, int BN, int THREADS, Epilogue EPILOGUE, typename Out> struct Writer {
-    static const int STRIDE = BN + 16 / int(sizeof(Out));
-    static const int BYTES = BM * STRIDE * int(sizeof(Out));
+template <int BM, int BN, int THREADS, Epilogue EPILOGUE> struct Writer {
+    static const int STRIDE = BN + 8;
 
-    __device__ __forceinline__ static void stage(const Product &p, const float (&sums)[BN / 2], Out *tile, int block, int m0, int n0) {
+    __device__ __forceinline__ static void stage(const Product &p, const float (&sums)[BN / 2], f16 *tile, int block, int m0, int n0) {
         const float *bias = p.bias + size_t(block) * p.bias_step;
         int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
@@ -62,18 +61,17 @@ template <int BM, int BN, int THREADS, Epilogue EPILOGUE, typename Out> struct W
                     x[e] = sums[4 * j + 2 * half + e] + row_bias;
                     if (EPILOGUE == BIAS_N || EPILOGUE == BIAS_N_RESIDUAL) x[e] += n0 + column + e < p.n ? bias[n0 + column + e] : 0.0f;
                 }
-                if (sizeof(Out) == 2)
-                    *(u32 *)&tile[row * STRIDE + column] = narrow_pair(x[0], x[1]);
-                else
-                    *(float2 *)&tile[row * STRIDE + column] = float2{x[0], x[1]};
+                u32 *place = (u32 *)&tile[row * STRIDE + column];
+                if (EPILOGUE == BIAS_N_RESIDUAL) {
+                    x[0] += widen_low(*place);
+                    x[1] += widen_high(*place);
+                }
+                *place = narrow_pair(x[0], x[1]);
             }
         }
     }
 
-    // Residuals, as the result lies.
-    static const int RESIDUAL_STRIDE = BN + 8, RESIDUAL_BYTES = EPILOGUE == BIAS_N_RESIDUAL ? BM * RESIDUAL_STRIDE * 2 : 0;
-
-    // Begins to copy them.
+    // Begins to copy residuals to where results will be added to them.
     __device__ __forceinline__ static void fetch(const Product &p, u32 target, int block, int m0, int n0) {
         if (EPILOGUE != BIAS_N_RESIDUAL) return;
         const f16 *residual = (const f16 *)p.residual + size_t(block) * p.c_step;
@@ -82,37 +80,27 @@ template <int BM, int BN, int THREADS, Epilogue EPILOGUE, typename Out> struct W
             int row = index / (BN / 8), column = index % (BN / 8) * 8;
             bool valid = m0 + row < p.m && n0 + column < p.n;
             const f16 *source = residual + size_t(m0 + row) * p.c_stride + n0 + column;
-            copy_chunk(target + (row * RESIDUAL_STRIDE + column) * 2, valid ? source : residual, valid);
+            copy_chunk(target + (row * STRIDE + column) * 2, valid ? source : residual, valid);
         }
     }
 
-    __device__ __forceinline__ static void write(const Product &p, const Out *tile, const f16 *residuals, int block, int m0, int n0) {
-        static const int PER_CHUNK = 16 / int(sizeof(Out)), ROW_CHUNKS = BN / PER_CHUNK;
-        Out *c = (Out *)p.c + size_t(block) * p.c_step;
+    __device__ __forceinline__ static void write(const Product &p, const f16 *tile, int block, int m0, int n0) {
+        static const int ROW_CHUNKS = BN / 8;
+        f16 *c = (f16 *)p.c + size_t(block) * p.c_step;
 #pragma unroll 4
         for (int index = threadIdx.x; index < BM * ROW_CHUNKS; index += THREADS) {
-            int row = index / ROW_CHUNKS, column = index % ROW_CHUNKS * PER_CHUNK;
+            int row = index / ROW_CHUNKS, column = index % ROW_CHUNKS * 8;
             if (m0 + row >= p.m || n0 + column >= p.n) continue;
-            uint4 chunk = *(const uint4 *)&tile[row * STRIDE + column];
-            size_t at = size_t(m0 + row) * p.c_stride + n0 + column;
-            if (EPILOGUE == BIAS_N_RESIDUAL) {
-                uint2 residual = *(const uint2 *)&residuals[row * RESIDUAL_STRIDE + column];
-                float *values = (float *)&chunk;
-                values[0] += widen_low(residual.x);
-                values[1] += widen_high(residual.x);
-                values[2] += widen_low(residual.y);
-                values[3] += widen_high(residual.y);
-            }
-            *(uint4 *)&c[at] = chunk;
+            *(uint4 *)&c[size_t(m0 + row) * p.c_stride + n0 + column] = *(const uint4 *)&tile[row * STRIDE + column];
         }
     }
 };
 
-template <int GROUPS, int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, typename Out> struct Gemm {
+template <int GROUPS, int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE> struct Gemm {
     static const int BM = 64 * GROUPS, THREADS = 128 * GROUPS;
     typedef Tile<BM, A, THREADS> TileA;
     typedef Tile<BN, B, THREADS> TileB;
-    typedef Writer<BM, BN, THREADS, EPILOGUE, Out> Result;
+    typedef Writer<BM, BN, THREADS, EPILOGUE> Result;
     static const int STAGE_BYTES = TileA::BYTES + TileB::BYTES;
 
     __device__ __forceinline__ static void run(const Product &p) {
@@ -132,12 +120,12 @@ template <int GROUPS, int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, t
             copies_end();
         };
         float sums[BN / 2];
-#pragma unroll
-        for (int i = 0; i < BN / 2; i++) sums[i] = 0.0f;
+        clear(sums);
         // They come with the first stage, to behind the last.
         Result::fetch(p, shared + STAGES * STAGE_BYTES, block, m0, n0);
 #pragma unroll
         for (int step = 0; step < STAGES - 2; step++) load(step);
+#pragma unroll 1
         for (int step = 0; step < steps; step++) {
             wait_for_copies<STAGES - 3>();
             // The products of the step before may still run; those before them have read the buffer that is filled next.
@@ -158,9 +146,11 @@ template <int GROUPS, int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, t
         pin(sums);
         wait_for_copies<0>();
         __syncthreads();
-        Result::stage(p, sums, (Out *)memory, block, m0, n0);
+        // Where the operands were, or where the residuals are.
+        f16 *tile = (f16 *)(memory + (EPILOGUE == BIAS_N_RESIDUAL ? STAGES * STAGE_BYTES : 0));
+        Result::stage(p, sums, tile, block, m0, n0);
         __syncthreads();
-        Result::write(p, (const Out *)memory, (const f16 *)(memory + STAGES * STAGE_BYTES), block, m0, n0);
+        Result::write(p, tile, block, m0, n0);
     }
 };
 
@@ -171,7 +161,7 @@ template <int GROUPS, int BN, int KS> struct Gated {
     static const int BM = 64 * GROUPS, THREADS = 128 * GROUPS;
     typedef Tile<BM, MAJOR_K, THREADS> TileA;
     typedef Tile<BN, MAJOR_K, THREADS> TileB;
-    typedef Writer<BM, BN, THREADS, PLAIN, f16> Result;
+    typedef Writer<BM, BN, THREADS, PLAIN> Result;
     static const int ROWS_BYTES = 2 * KS * TileA::BYTES, STAGE_BYTES = 2 * KS * TileB::BYTES;
 
     template <int SET, int K> __device__ __forceinline__ static void step(float (&sums)[BN / 2], u32 rows, u32 stage) {
@@ -238,7 +228,7 @@ template <int GROUPS, int BN, int KS> struct Gated {
             for (int i = 0; i < BN / 2; i++) ready[0][i] = gelu_rounded(ready[0][i]) * ready[1][i];
             Result::stage(whole, ready[0], out, shared_block, m0, tile * BN);
             __syncthreads();
-            Result::write(whole, out, nullptr, shared_block, m0, tile * BN);
+            Result::write(whole, out, shared_block, m0, tile * BN);
         };
         for (int tile = first;;) {
             turn(tile, even, odd);
@@ -250,19 +240,19 @@ template <int GROUPS, int BN, int KS> struct Gated {
     }
 };
 
-#define GEMM(NAME, GROUPS, BN, STAGES, A, B, EPILOGUE, OUT)                                                                       \
+#define GEMM(NAME, GROUPS, BN, STAGES, A, B, EPILOGUE)                                                                       \
     extern "C" __global__ void __launch_bounds__(128 * GROUPS) NAME(Product p) {                                                  \
-        Gemm<GROUPS, BN, STAGES, A, B, EPILOGUE, OUT>::run(p);                                                                    \
+        Gemm<GROUPS, BN, STAGES, A, B, EPILOGUE>::run(p);                                                                    \
     }
 #define GATED(NAME, GROUPS, BN, KS)                                                                                               \
     extern "C" __global__ void __launch_bounds__(128 * GROUPS) NAME(Product p) { Gated<GROUPS, BN, KS>::run(p); }
 
 // As in gemm_bf16.cu.
-GEMM(in_linear_medium, 1, 64, 6, MAJOR_K, MAJOR_MN, BIAS_M, f16)
-GEMM(in_linear_small, 1, 32, 8, MAJOR_K, MAJOR_MN, BIAS_M, f16)
-GEMM(out_linear_medium, 1, 64, 6, MAJOR_MN, MAJOR_K, BIAS_N, f16)
-GEMM(out_linear_small, 1, 16, 8, MAJOR_MN, MAJOR_K, BIAS_N, f16)
-GEMM(down_medium, 1, 64, 6, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, float)
-GEMM(down_small, 1, 16, 8, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, float)
+GEMM(in_linear_medium, 1, 64, 6, MAJOR_K, MAJOR_MN, BIAS_M)
+GEMM(in_linear_small, 1, 32, 8, MAJOR_K, MAJOR_MN, BIAS_M)
+GEMM(out_linear_medium, 1, 64, 6, MAJOR_MN, MAJOR_K, BIAS_N)
+GEMM(out_linear_small, 1, 16, 8, MAJOR_MN, MAJOR_K, BIAS_N)
+GEMM(down_medium, 1, 64, 6, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL)
+GEMM(down_small, 1, 16, 8, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL)
 GATED(gated_large, 2, 64, 3)
 GATED(gated_small, 1, 32, 3)

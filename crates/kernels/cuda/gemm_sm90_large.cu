@@ -64,11 +64,11 @@ __device__ __forceinline__ void fetch(u32 target, const TensorMap *map, int x, i
                      : "memory");
 }
 
-template <int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, typename Out> struct Large {
+template <int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE> struct Large {
     static const int A_BYTES = BM * ROW_BYTES, B_BYTES = BN * ROW_BYTES, STAGE_BYTES = A_BYTES + B_BYTES;
-    static const int STRIDE = BN + 16 / int(sizeof(Out));
+    static const int STRIDE = BN + 8;
     // Behind the stages: the results, a part for each warpgroup, and the barriers.
-    static const int RESULT_BYTES = BM * STRIDE * int(sizeof(Out));
+    static const int RESULT_BYTES = BM * STRIDE * 2;
 
     // A tile's place, the same for both blocks of the cluster but for m0.
     struct Place {
@@ -116,18 +116,18 @@ template <int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, typename Out>
         }
     }
 
-    __device__ __forceinline__ static void consume(const Product &p, u32 shared, u32 full, u32 empty, Out *results, int tiles, int blocks, int rank) {
+    __device__ __forceinline__ static void consume(const Product &p, u32 shared, u32 full, u32 empty, f16 *results, int tiles, int blocks, int rank) {
         int group = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, steps = (p.k + BK - 1) / BK, slot = 0, phase = 0;
-        Out *part = results + group * 64 * STRIDE;
+        f16 *part = results + group * 64 * STRIDE;
         // Tells both blocks of the cluster that this warpgroup has read a buffer.
         auto release = [&](int slot) {
             if (thread < CLUSTER) barrier_arrive(empty + 8 * slot, thread);
         };
         for (int tile = blockIdx.x / CLUSTER; tile < tiles; tile += gridDim.x / CLUSTER) {
             Place at = place(p, tile, blocks, rank);
+            fetch_residuals(p, part, at, group, thread);
             float sums[BN / 2];
-#pragma unroll
-            for (int i = 0; i < BN / 2; i++) sums[i] = 0.0f;
+            clear(sums);
             int before = -1;
             for (int step = 0; step < steps; step++) {
                 u32 a = shared + slot * STAGE_BYTES, b = a + A_BYTES;
@@ -151,13 +151,32 @@ template <int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, typename Out>
         }
     }
 
+    // The threads of a warpgroup.
+    __device__ __forceinline__ static void meet(int group) { asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory"); }
+
+    // Begins to copy a warpgroup's residuals to where its results will be added to them.
+    __device__ __forceinline__ static void fetch_residuals(const Product &p, f16 *part, Place at, int group, int thread) {
+        // The rows of the tile before have been read.
+        meet(group);
+        if (EPILOGUE != BIAS_N_RESIDUAL) return;
+        const f16 *residual = (const f16 *)p.residual + size_t(at.block) * p.c_step;
+        u32 target = shared_address(part);
+        for (int index = thread; index < 64 * BN / 8; index += 128) {
+            int row = index / (BN / 8), column = index % (BN / 8) * 8, m = at.m0 + 64 * group + row, n = at.n0 + column;
+            bool valid = m < p.m && n < p.n;
+            copy_chunk(target + (row * STRIDE + column) * 2, valid ? residual + size_t(m) * p.c_stride + n : residual, valid);
+        }
+        copies_end();
+    }
+
     // A warpgroup's 64 rows, through its own part of shared memory.
-    __device__ __forceinline__ static void finish(const Product &p, const float (&sums)[BN / 2], Out *part, Place at, int group, int thread) {
+    __device__ __forceinline__ static void finish(const Product &p, const float (&sums)[BN / 2], f16 *part, Place at, int group, int thread) {
         const float *bias = p.bias + size_t(at.block) * p.bias_step;
         int warp = thread / 32, lane = thread % 32, m0 = at.m0 + 64 * group;
-        auto meet = [&]() { asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory"); };
-        // The rows of the tile before have been read.
-        meet();
+        if (EPILOGUE == BIAS_N_RESIDUAL) {
+            asm volatile("cp.async.wait_group 0;" ::: "memory");
+            meet(group);
+        }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int row = 16 * warp + 8 * half + lane / 4;
@@ -171,42 +190,22 @@ template <int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, typename Out>
                     x[0] += pair.x;
                     x[1] += pair.y;
                 }
-                if (sizeof(Out) == 2)
-                    *(u32 *)&part[row * STRIDE + column] = narrow_pair(x[0], x[1]);
-                else
-                    *(float2 *)&part[row * STRIDE + column] = float2{x[0], x[1]};
+                u32 *place = (u32 *)&part[row * STRIDE + column];
+                if (EPILOGUE == BIAS_N_RESIDUAL) {
+                    x[0] += widen_low(*place);
+                    x[1] += widen_high(*place);
+                }
+                *place = narrow_pair(x[0], x[1]);
             }
         }
-        meet();
-        static const int PER_CHUNK = 16 / int(sizeof(Out)), ROW_CHUNKS = BN / PER_CHUNK, TURNS = 64 * ROW_CHUNKS / 128, BATCH = 8;
-        Out *c = (Out *)p.c + size_t(at.block) * p.c_step;
-        const f16 *residual = (const f16 *)p.residual + size_t(at.block) * p.c_step;
-#pragma unroll
-        for (int first = 0; first < TURNS; first += BATCH) {
-            // Residuals of a batch are on their way together.
-            uint2 residuals[BATCH];
-            if (EPILOGUE == BIAS_N_RESIDUAL) {
-#pragma unroll
-                for (int turn = 0; turn < BATCH; turn++) {
-                    int index = thread + 128 * (first + turn), row = index / ROW_CHUNKS, column = index % ROW_CHUNKS * PER_CHUNK;
-                    bool inside = m0 + row < p.m && at.n0 + column < p.n;
-                    residuals[turn] = inside ? *(const uint2 *)&residual[size_t(m0 + row) * p.c_stride + at.n0 + column] : uint2{0, 0};
-                }
-            }
-#pragma unroll
-            for (int turn = 0; turn < BATCH; turn++) {
-                int index = thread + 128 * (first + turn), row = index / ROW_CHUNKS, column = index % ROW_CHUNKS * PER_CHUNK;
-                if (m0 + row >= p.m || at.n0 + column >= p.n) continue;
-                uint4 chunk = *(const uint4 *)&part[row * STRIDE + column];
-                if (EPILOGUE == BIAS_N_RESIDUAL) {
-                    float *values = (float *)&chunk;
-                    values[0] += widen_low(residuals[turn].x);
-                    values[1] += widen_high(residuals[turn].x);
-                    values[2] += widen_low(residuals[turn].y);
-                    values[3] += widen_high(residuals[turn].y);
-                }
-                *(uint4 *)&c[size_t(m0 + row) * p.c_stride + at.n0 + column] = chunk;
-            }
+        meet(group);
+        static const int ROW_CHUNKS = BN / 8;
+        f16 *c = (f16 *)p.c + size_t(at.block) * p.c_step;
+#pragma unroll 4
+        for (int index = thread; index < 64 * ROW_CHUNKS; index += 128) {
+            int row = index / ROW_CHUNKS, column = index % ROW_CHUNKS * 8;
+            if (m0 + row >= p.m || at.n0 + column >= p.n) continue;
+            *(uint4 *)&c[size_t(m0 + row) * p.c_stride + at.n0 + column] = *(const uint4 *)&part[row * STRIDE + column];
         }
     }
 
@@ -214,7 +213,7 @@ template <int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, typename Out>
         extern __shared__ __align__(1024) unsigned char memory[];
         const Product &p = large.product;
         u32 shared = shared_address(memory);
-        Out *results = (Out *)(memory + STAGES * STAGE_BYTES);
+        f16 *results = (f16 *)(memory + STAGES * STAGE_BYTES);
         u32 full = shared + STAGES * STAGE_BYTES + RESULT_BYTES, empty = full + 8 * STAGES;
         int rank = cluster_rank();
         int tiles = (p.m + CLUSTER * BM - 1) / (CLUSTER * BM) * ((p.n + BN - 1) / BN) * blocks;
@@ -239,11 +238,11 @@ template <int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE, typename Out>
     }
 };
 
-#define LARGE(NAME, BN, STAGES, A, B, EPILOGUE, OUT)                                                                              \
+#define LARGE(NAME, BN, STAGES, A, B, EPILOGUE)                                                                              \
     extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1) NAME(const __grid_constant__ LargeProduct p) { \
-        Large<BN, STAGES, A, B, EPILOGUE, OUT>::run(p, p.product.blocks);                                                         \
+        Large<BN, STAGES, A, B, EPILOGUE>::run(p, p.product.blocks);                                                         \
     }
 
-LARGE(in_linear_large, 256, 3, MAJOR_K, MAJOR_MN, BIAS_M, f16)
-LARGE(out_linear_large, 256, 3, MAJOR_MN, MAJOR_K, BIAS_N, f16)
-LARGE(down_large, 192, 3, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL, float)
+LARGE(in_linear_large, 256, 3, MAJOR_K, MAJOR_MN, BIAS_M)
+LARGE(out_linear_large, 256, 3, MAJOR_MN, MAJOR_K, BIAS_N)
+LARGE(down_large, 192, 4, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL)

@@ -81,18 +81,19 @@ template <typename T, int ROWS> __device__ void embed(const Embedding &p) {
 struct LayerNorm {
     Norm norm;
     // [rows][width]
-    const float *in;
+    const void *in;
 };
 
 template <typename T, int ROWS, bool LAST> __device__ void layer_norm(const LayerNorm &p) {
-    normalise<T, ROWS, LAST>(p.norm, [&](int row, int channel) { return p.in[size_t(row) * p.norm.width + channel]; });
+    normalise<T, ROWS, LAST>(p.norm, [&](int row, int channel) { return widen(((const T *)p.in)[size_t(row) * p.norm.width + channel]); });
 }
 
 extern "C" __global__ void __launch_bounds__(256) embed_f32(Embedding p) { embed<float, 16>(p); }
 extern "C" __global__ void __launch_bounds__(256) embed_f16(Embedding p) { embed<f16, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) layer_norm_f32(LayerNorm p) { layer_norm<float, 16, false>(p); }
 extern "C" __global__ void __launch_bounds__(256) layer_norm_f16(LayerNorm p) { layer_norm<f16, 32, false>(p); }
-extern "C" __global__ void __launch_bounds__(256) layer_norm_last(LayerNorm p) { layer_norm<float, 8, true>(p); }
+extern "C" __global__ void __launch_bounds__(256) last_layer_norm_f32(LayerNorm p) { layer_norm<float, 8, true>(p); }
+extern "C" __global__ void __launch_bounds__(256) last_layer_norm_f16(LayerNorm p) { layer_norm<f16, 8, true>(p); }
 
 // A stretch of a text's hidden states: they are summed one after the other.
 struct Stretch {

@@ -6,6 +6,12 @@
 // where the operand's own index is contiguous instead of k.
 template <int N, bool A_TRANSPOSED, bool B_TRANSPOSED> struct Wgmma;
 
+// Zeros that the compiler does not put off until they are in the products' way.
+template <int COUNT> __device__ __forceinline__ void clear(float (&c)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) asm volatile("mov.f32 %0, 0f00000000;" : "=f"(c[i]));
+}
+
 // Keeps the compiler from moving what uses the sums across this point.
 template <int COUNT> __device__ __forceinline__ void pin(float (&c)[COUNT]) {
 #pragma unroll

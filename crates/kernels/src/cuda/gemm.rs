@@ -15,7 +15,7 @@ pub enum ProductKind {
     OutLinear,
     /// `c [m, n] = gelu(a [m, k] b [n, k]ᵀ) * (a' b'ᵀ)`: both halves of a gated product, by diagonal blocks.
     Gated,
-    /// `c [m, n] = a [m, k] b [n, k]ᵀ + bias [n] + residual [m, n]`, in float32, by diagonal blocks.
+    /// `c [m, n] = a [m, k] b [n, k]ᵀ + bias [n] + residual [m, n]`, by diagonal blocks.
     Down,
     /// `c [m, n] = a [m, k] b [n, k]ᵀ`, in float32 only.
     Taps,
@@ -50,7 +50,7 @@ pub struct GatedProduct<'a> {
 pub struct ProductArgs<'a> {
     /// What it is for.
     pub kind: ProductKind,
-    /// The type of its operands (and of its result, unless that is float32 in any case).
+    /// The type of its operands and of its result.
     pub element: Element,
     /// Rows of the result.
     pub m: usize,
@@ -142,23 +142,22 @@ const STAGE_ROW: usize = 128;
 const RESIDENT_INPUTS: usize = 192;
 
 /// A tile of `gemm_half.cu`: so many stages.
-const fn tensor_core(name: &'static str, [m, n]: [usize; 2], threads: usize, stages: usize, gated: bool, out: usize) -> Tile {
+const fn tensor_core(name: &'static str, [m, n]: [usize; 2], threads: usize, stages: usize, gated: bool) -> Tile {
     let sets = if gated { 2 } else { 1 };
-    let (operands, result) = (stages * sets * (m + n) * STAGE_ROW, m * (n + 16 / out) * out);
+    let (operands, result) = (stages * sets * (m + n) * STAGE_ROW, m * (n + 8) * 2);
     let shared = if operands > result { operands } else { result };
     Tile { module: "", name, m, n, threads, shared, form: Form::Grid }
 }
 
-/// A tile of `gemm_sm90.cu`: so many warpgroups, of 64 rows each. An operand with its own index contiguous takes whole panels of 64.
-const fn hopper(name: &'static str, groups: usize, n: usize, stages: usize, panels: bool, out: usize) -> Tile {
-    let m = 64 * groups;
+/// A tile of `gemm_sm90.cu`: one warpgroup. An operand with its own index contiguous takes whole panels of 64.
+const fn hopper(name: &'static str, n: usize, stages: usize, panels: bool, residuals: bool) -> Tile {
+    let m = 64;
     let stored = if panels { n.next_multiple_of(64) } else { n };
-    let (operands, result) = (stages * (m + stored) * STAGE_ROW, m * (n + 16 / out) * out);
-    // What is added to a result in float32 waits behind the stages.
-    let residuals = if out == 4 { m * (n + 8) * 2 } else { 0 };
+    let (operands, result) = (stages * (m + stored) * STAGE_ROW, m * (n + 8) * 2);
     assert!(operands >= result, "the result fits where the operands were");
-    let shared = operands + residuals;
-    Tile { module: "", name, m, n, threads: 128 * groups, shared, form: Form::Grid }
+    // What is added to the result waits behind the stages.
+    let shared = operands + if residuals { result } else { 0 };
+    Tile { module: "", name, m, n, threads: 128, shared, form: Form::Grid }
 }
 
 /// A gated tile of `gemm_sm90.cu`: 128 or 64 rows of both halves, and two stages of weights.
@@ -168,9 +167,9 @@ const fn resident(name: &'static str, groups: usize, n: usize) -> Tile {
     Tile { module: "", name, m, n, threads: 128 * groups, shared, form: Form::Resident }
 }
 
-/// A tile of `gemm_sm90_large.cu`: three stages, the result and the barriers.
-const fn persistent(name: &'static str, n: usize, out: usize) -> Tile {
-    let shared = 3 * (128 + n) * STAGE_ROW + 128 * (n + 16 / out) * out + 3 * 16;
+/// A tile of `gemm_sm90_large.cu`: so many stages with their barriers, and the result.
+const fn persistent(name: &'static str, n: usize, stages: usize) -> Tile {
+    let shared = stages * ((128 + n) * STAGE_ROW + 16) + 128 * (n + 8) * 2;
     Tile { module: "gemm_sm90_large", name, m: 128, n, threads: 384, shared, form: Form::Persistent }
 }
 
@@ -178,24 +177,24 @@ const fn persistent(name: &'static str, n: usize, out: usize) -> Tile {
 fn half_tiles(kind: ProductKind) -> Vec<Tile> {
     match kind {
         ProductKind::InLinear => vec![
-            tensor_core("in_linear_large", [256, 128], 256, 3, false, 2),
-            tensor_core("in_linear_medium", [128, 64], 128, 4, false, 2),
-            tensor_core("in_linear_small", [32, 32], 128, 4, false, 2),
+            tensor_core("in_linear_large", [256, 128], 256, 3, false),
+            tensor_core("in_linear_medium", [128, 64], 128, 4, false),
+            tensor_core("in_linear_small", [32, 32], 128, 4, false),
         ],
         ProductKind::OutLinear => vec![
-            tensor_core("out_linear_large", [128, 256], 256, 3, false, 2),
-            tensor_core("out_linear_medium", [64, 64], 128, 4, false, 2),
-            tensor_core("out_linear_small", [32, 32], 128, 4, false, 2),
+            tensor_core("out_linear_large", [128, 256], 256, 3, false),
+            tensor_core("out_linear_medium", [64, 64], 128, 4, false),
+            tensor_core("out_linear_small", [32, 32], 128, 4, false),
         ],
         ProductKind::Gated => vec![
-            tensor_core("gated_large", [128, 128], 256, 3, true, 2),
-            tensor_core("gated_medium", [64, 64], 128, 2, true, 2),
-            tensor_core("gated_small", [32, 32], 128, 3, true, 2),
+            tensor_core("gated_large", [128, 128], 256, 3, true),
+            tensor_core("gated_medium", [64, 64], 128, 2, true),
+            tensor_core("gated_small", [32, 32], 128, 3, true),
         ],
         ProductKind::Down | ProductKind::Taps => vec![
-            tensor_core("down_large", [128, 192], 256, 3, false, 4),
-            tensor_core("down_medium", [64, 64], 128, 4, false, 4),
-            tensor_core("down_small", [32, 32], 128, 4, false, 4),
+            tensor_core("down_large", [128, 192], 256, 3, false),
+            tensor_core("down_medium", [64, 64], 128, 4, false),
+            tensor_core("down_small", [32, 32], 128, 4, false),
         ],
     }
 }
@@ -204,20 +203,20 @@ fn half_tiles(kind: ProductKind) -> Vec<Tile> {
 fn hopper_tiles(kind: ProductKind) -> Vec<Tile> {
     match kind {
         ProductKind::InLinear => vec![
-            persistent("in_linear_large", 256, 2),
-            hopper("in_linear_medium", 1, 64, 6, true, 2),
-            hopper("in_linear_small", 1, 32, 8, true, 2),
+            persistent("in_linear_large", 256, 3),
+            hopper("in_linear_medium", 64, 6, true, false),
+            hopper("in_linear_small", 32, 8, true, false),
         ],
         ProductKind::OutLinear => vec![
-            persistent("out_linear_large", 256, 2),
-            hopper("out_linear_medium", 1, 64, 6, false, 2),
-            hopper("out_linear_small", 1, 16, 8, false, 2),
+            persistent("out_linear_large", 256, 3),
+            hopper("out_linear_medium", 64, 6, false, false),
+            hopper("out_linear_small", 16, 8, false, false),
         ],
         ProductKind::Gated => vec![resident("gated_large", 2, 64), resident("gated_small", 1, 32)],
         ProductKind::Down | ProductKind::Taps => vec![
             persistent("down_large", 192, 4),
-            hopper("down_medium", 1, 64, 6, false, 4),
-            hopper("down_small", 1, 16, 8, false, 4),
+            hopper("down_medium", 64, 6, false, true),
+            hopper("down_small", 16, 8, false, true),
         ],
     }
 }
@@ -370,14 +369,13 @@ fn parameters(args: &ProductArgs<'_>) -> RawProduct {
     assert_eq!(gate.is_some(), kind == ProductKind::Gated, "a gated product has a gate");
     let none = RawOperand { data: 0, stride: 0 };
     let (gate_a, gate_b) = gate.unwrap_or((none, none));
-    let wide = matches!(kind, ProductKind::Down | ProductKind::Taps);
     let biases = if kind == ProductKind::InLinear { m } else { n * blocks };
     RawProduct {
         a: operand(a, a_rows, a_width, last / share, size),
         b: operand(b, b_rows, b_width, last, size),
         gate_a,
         gate_b,
-        c: extent(c, m, n, last, if wide { 4 } else { size }),
+        c: extent(c, m, n, last, size),
         c_stride: c.stride as i32,
         bias: args.bias.map_or(0, |bias| part(bias, 0, biases * 4)),
         residual: args.residual.map_or(0, |residual| extent(Block { buffer: residual, ..c }, m, n, last, size)),

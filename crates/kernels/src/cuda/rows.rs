@@ -28,7 +28,7 @@ pub struct NormArgs<'a> {
     pub pitch: usize,
     /// `[width, pitch]`, or `[rows, width]` in float32 where `row_major` says so.
     pub out: &'a GpuBuffer,
-    /// The type of a channel-major result.
+    /// The type of what is normalised, and of a channel-major result.
     pub element: Element,
 }
 
@@ -168,7 +168,7 @@ impl Gpu {
         unsafe { self.launch(&function, grid, &parameters) }
     }
 
-    /// `out = norm(input)`, channel-major, of `input` `[rows, width]` in float32.
+    /// `out = norm(input)`, channel-major, of `input` `[rows, width]` in the same type.
     ///
     /// # Errors
     /// The driver's.
@@ -184,7 +184,7 @@ impl Gpu {
         self.start_norm(norm, input, (name, rows, shared), false)
     }
 
-    /// `out = norm(input)`, row-major, both `[rows, width]` in float32.
+    /// `out = norm(input)`, row-major: `input` `[rows, width]` in the arguments' type, `out` in float32.
     ///
     /// # Errors
     /// The driver's.
@@ -192,7 +192,11 @@ impl Gpu {
     /// # Panics
     /// Where sizes do not fit the buffers.
     pub fn last_layer_norm(&self, norm: &NormArgs<'_>, input: &GpuBuffer) -> Result<(), CudaError> {
-        self.start_norm(norm, input, ("layer_norm_last", 8, 0), true)
+        let name = match norm.element {
+            Element::F32 => "last_layer_norm_f32",
+            Element::F16 => "last_layer_norm_f16",
+        };
+        self.start_norm(norm, input, (name, 8, 0), true)
     }
 
     fn start_norm(
@@ -202,7 +206,7 @@ impl Gpu {
         (name, rows, shared): (&'static str, usize, usize),
         row_major: bool,
     ) -> Result<(), CudaError> {
-        let input = part(input, 0, norm.rows * norm.width * 4);
+        let input = part(input, 0, norm.rows * norm.width * norm.element.bytes());
         let parameters = RawLayerNorm { norm: norm.raw(row_major), input };
         let function = self.modules.function("rows", name, shared)?;
         let grid = Grid { blocks: [norm.rows.div_ceil(rows), 1, 1], threads: THREADS, shared };

@@ -26,7 +26,7 @@ pub(super) struct Workspace {
     pub product: GpuBuffer,
     /// `[3H, pitch]` in the mixer, `[pitch, I]` in the MLP, `[pitch, H]` in float32 at the end.
     pub wide: GpuBuffer,
-    /// `[pitch, H]` in float32: before LayerNorm.
+    /// `[pitch, H]`: before LayerNorm.
     pub sums: GpuBuffer,
     pub collected: GpuBuffer,
     /// `[stretches, H]` in float32.
@@ -64,7 +64,7 @@ impl Workspace {
             mixed: gpu.zeros(pitch * width * size)?,
             product: gpu.zeros(pitch * width * size)?,
             wide: gpu.zeros(pitch * wide.max(4 * width))?,
-            sums: gpu.zeros(pitch * width * 4)?,
+            sums: gpu.zeros(pitch * width * size)?,
             collected: gpu.zeros(needs.collected_bytes)?,
             pooled: gpu.zeros(stretches * width * 4)?,
             graphs: HashMap::new(),
