@@ -65,6 +65,12 @@ pub trait Accelerator: Send + Sync + Debug {
     /// What it is.
     fn description(&self) -> &Description;
 
+    /// Whether it computes a text that is padded to the model's whole length in about the time that the CPU takes for a window with a
+    /// sketch. Then such texts are computed exactly here.
+    fn is_faster_than_sketches(&self) -> bool {
+        false
+    }
+
     /// One vector `[H]` per text, in order, not normalised. Ids are valid and texts no longer than the model takes.
     ///
     /// Before each of a pass's steps (two a layer), `between` is called, where it is given: other texts may be embedded then.

@@ -77,7 +77,7 @@ fn examine_one(
         Ok(accelerator) => accelerator,
         Err(reason) => return unavailable(reason.to_string()),
     };
-    let cpu = CpuBackend::new(model, &beside(accelerator.description(), options))?;
+    let cpu = CpuBackend::new(model, &beside(options))?;
     let gpu = Supervised::new(accelerator, GuardOptions::default().patience);
     let found = found(&cpu, &gpu, lengths)?;
     Ok(Examined { interface, unavailable: None, found: Some(found) })

@@ -167,7 +167,7 @@ fn guarded(
         Ok(accelerator) => accelerator,
         Err(unavailable) => return Ok(Err(unavailable)),
     };
-    let cpu = CpuBackend::new(model, &beside(accelerator.description(), options))?;
+    let cpu = CpuBackend::new(model, &beside(options))?;
     let name = accelerator.description().name.clone();
     match GuardedBackend::new(cpu, accelerator, &GuardOptions::from(options)) {
         Ok(backend) => Ok(Ok(backend)),
@@ -178,10 +178,10 @@ fn guarded(
     }
 }
 
-/// Options of the CPU backend beside a GPU: in the dtype that is nearest to it.
-pub(super) fn beside(gpu: &Description, options: &BackendOptions) -> BackendOptions {
-    let dtype = if gpu.dtype == "f32" { Dtype::F32 } else { Dtype::Auto };
-    BackendOptions { dtype, ..options.clone() }
+/// Options of the CPU backend beside a GPU. It computes in float32: in bfloat16 it would be further from the true vectors than a GPU in
+/// half precision, and so no judge of it.
+pub(super) fn beside(options: &BackendOptions) -> BackendOptions {
+    BackendOptions { dtype: Dtype::F32, ..options.clone() }
 }
 
 #[cfg(test)]

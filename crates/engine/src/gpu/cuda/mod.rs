@@ -188,6 +188,11 @@ impl Accelerator for CudaAccelerator {
         &self.description
     }
 
+    // An H200 takes 21 ms for 32,768 rows, the 16 cores beside it 40 to 60 for a window with a sketch.
+    fn is_faster_than_sketches(&self) -> bool {
+        true
+    }
+
     fn embed(
         &self,
         texts: &[PaddedText<'_>],

@@ -127,9 +127,16 @@ impl GuardedBackend {
         self.crossover > self.cpu.max_tokens()
     }
 
+    /// What is computed of a text: that of the CPU, or all of it where that would need a sketch and the GPU is faster at all of it.
+    fn window(&self, text: &Text<'_>) -> Window {
+        let window = self.cpu.window(text);
+        let exact = window.sketch.is_some() && self.gpu.is_faster_than_sketches() && self.trust.demoted().is_none();
+        if exact { Window::alone(self.cpu.max_tokens()) } else { window }
+    }
+
     /// A text as the GPU takes it; `None` where it is the CPU's.
     fn placed<'a>(&self, text: &Text<'a>) -> Option<PaddedText<'a>> {
-        let Window { rows, far_field, sketch } = self.cpu.window(text);
+        let Window { rows, far_field, sketch } = self.window(text);
         let rows = rows.max(text.ids.len());
         if sketch.is_some() || rows < self.crossover {
             return None;
@@ -305,7 +312,7 @@ impl Backend for GuardedBackend {
     }
 
     fn rows(&self, text: &Text<'_>) -> usize {
-        self.cpu.rows(text)
+        self.window(text).cost()
     }
 
     fn windows(&self) -> &dyn WindowEncoder {

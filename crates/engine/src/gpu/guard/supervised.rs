@@ -83,6 +83,11 @@ impl Supervised {
         self.accelerator.description()
     }
 
+    /// See [`Accelerator::is_faster_than_sketches`].
+    pub fn is_faster_than_sketches(&self) -> bool {
+        self.accelerator.is_faster_than_sketches()
+    }
+
     /// Embeds a batch, see [`Accelerator::embed`]. An accelerator that panics or does not answer in time has failed; in the
     /// latter case its thread is left to itself.
     pub fn embed(
