@@ -11,7 +11,7 @@ use std::sync::Arc;
 use danaus_model::LoadedModel;
 
 use super::guard::panic_message;
-use super::{Accelerator, Description, Distrust, GuardOptions, GuardedBackend};
+use super::{Accelerator, Distrust, GuardOptions, GuardedBackend};
 use crate::{Backend, BackendOptions, CpuBackend, Device, Dtype, EngineError};
 
 /// Why a GPU cannot be used.
