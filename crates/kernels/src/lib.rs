@@ -27,6 +27,8 @@ pub mod reference;
 mod segments;
 mod short_conv;
 mod texts;
+#[cfg(feature = "wgpu")]
+pub mod wgpu;
 
 pub use buffer::{Buffer, Word};
 pub use compute::Compute;
