@@ -37,6 +37,11 @@ impl Tile {
         format!("{}x{}", self.rows, self.columns)
     }
 
+    /// Rows of a workgroup's tile.
+    pub fn rows(self) -> usize {
+        self.rows as usize
+    }
+
     /// The one of that name.
     pub fn named(name: &str) -> Option<Self> {
         TILES.into_iter().find(|tile| tile.name() == name)

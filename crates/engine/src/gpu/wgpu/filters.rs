@@ -11,7 +11,10 @@ use danaus_kernels::{Compute, Matrix, MatrixMut, SineLayer, SineMlp};
 use danaus_model::{LoadedModel, ModelConfig, Tensor};
 use danaus_simd::Isa;
 
+use super::device_error;
+use super::pass::{Between, Submissions, pause};
 use super::weights::floats;
+use crate::gpu::DeviceError;
 
 /// The longest filters that are kept as they are multiplied with.
 const KEPT_LENGTH: usize = 2048;
@@ -128,37 +131,48 @@ impl FilterBank {
         Ok(twiddles)
     }
 
-    /// Where the filters of a length come from. Those that are kept are made, where there are none yet; `submit` is given the
-    /// work of each layer.
+    /// Where the filters of a length come from. Where there is something to make that is kept, it is made layer by layer, and
+    /// `between` is called before each.
     pub fn source(
         &self,
-        kernels: &Kernels,
+        queue: &mut Submissions<'_>,
         length: usize,
-        mut submit: impl FnMut(Work) -> Result<(), GpuError>,
-    ) -> Result<Source, GpuError> {
+        between: &mut Option<Between<'_>>,
+    ) -> Result<Source, DeviceError> {
         if let Some(filters) = self.kept().filters.get(&length) {
             return Ok(Source::Kept(Arc::clone(filters)));
         }
-        let mut bench = self.bench(kernels, length)?;
+        let mut bench = self.bench(queue.kernels, length).map_err(device_error)?;
         if length > KEPT_LENGTH {
-            bench.kept = self.keep_states(length);
+            bench.kept = self.keep_states(length, between)?;
             return Ok(Source::Made(bench));
         }
         let mut layers = Vec::new();
         for layer in 0..self.generators.len() {
-            self.load_states(kernels.gpu(), &bench, layer)?;
-            let mut work = Work::default();
-            let mut filters = Vec::new();
-            for branch in 0..2 {
-                filters.push(self.whole_filter(kernels, &mut work, &bench, (layer, branch), length)?);
-            }
-            submit(work)?;
-            let [mixer, residual] = filters.try_into().expect("two branches");
-            layers.push([mixer, residual]);
+            pause(between)?;
+            layers.push(self.layer_filters(queue, &bench, layer, length).map_err(device_error)?);
         }
         // Whoever else made them meanwhile made the same.
         let filters = Arc::new(KeptFilters(layers));
         Ok(Source::Kept(Arc::clone(self.kept().filters.entry(length).or_insert(filters))))
+    }
+
+    /// Both filters of a layer.
+    fn layer_filters(
+        &self,
+        queue: &mut Submissions<'_>,
+        bench: &Bench,
+        layer: usize,
+        length: usize,
+    ) -> Result<[GpuBuffer; 2], GpuError> {
+        // States are written before what is submitted next.
+        queue.flush()?;
+        let kernels = queue.kernels;
+        self.load_states(kernels.gpu(), bench, layer)?;
+        let mut filter = |branch| self.whole_filter(kernels, &mut queue.work, bench, (layer, branch), length);
+        let filters = [filter(0)?, filter(1)?];
+        queue.flush()?;
+        Ok(filters)
     }
 
     /// All leaves of a filter, one after the other.
@@ -255,16 +269,25 @@ impl FilterBank {
     }
 
     /// The states for filters of a length, where they may be kept.
-    fn keep_states(&self, length: usize) -> Option<Arc<States>> {
+    fn keep_states(
+        &self,
+        length: usize,
+        between: &mut Option<Between<'_>>,
+    ) -> Result<Option<Arc<States>>, DeviceError> {
         let positions = length.min(self.positions);
         let kept = self.kept().states.clone().filter(|states| states.positions >= positions);
+        // Four vectors of states a layer, in float32.
         if kept.is_some() || 16 * positions * self.order * self.generators.len() > STATES_BYTES {
-            return kept;
+            return Ok(kept);
         }
-        let layers = (0..self.generators.len()).map(|layer| self.generate(layer, positions)).collect();
+        let mut layers = Vec::new();
+        for layer in 0..self.generators.len() {
+            pause(between)?;
+            layers.push(self.generate(layer, positions));
+        }
         let states = Arc::new(States { positions, layers });
         self.kept().states = Some(Arc::clone(&states));
-        Some(states)
+        Ok(Some(states))
     }
 
     /// The states of a layer's first positions.

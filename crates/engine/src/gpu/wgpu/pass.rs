@@ -51,12 +51,22 @@ struct Filters {
 
 /// Work that is collected, and what has been submitted.
 pub(super) struct Submissions<'a> {
+    /// Where it goes.
     pub kernels: &'a Kernels,
     pub work: Work,
     pending: VecDeque<Pending>,
 }
 
-type Between<'a> = &'a mut dyn FnMut() -> ControlFlow<()>;
+/// What lets others compute between two steps.
+pub(super) type Between<'a> = &'a mut dyn FnMut() -> ControlFlow<()>;
+
+/// Calls it, where there is one.
+pub(super) fn pause(between: &mut Option<Between<'_>>) -> Result<(), DeviceError> {
+    match between.as_mut().map(|between| between()) {
+        Some(ControlFlow::Break(())) => Err(DeviceError::Stopped),
+        Some(ControlFlow::Continue(())) | None => Ok(()),
+    }
+}
 
 impl WgpuAccelerator {
     /// Rows of a pass, at most.
@@ -69,7 +79,7 @@ impl WgpuAccelerator {
         &self,
         texts: &[PaddedText<'_>],
         workspace: &mut Workspace,
-        between: Option<Between<'_>>,
+        mut between: Option<Between<'_>>,
     ) -> Result<Vec<Vec<f32>>, DeviceError> {
         let layout = Layout::new(texts);
         let width = self.config.hidden_size;
@@ -79,7 +89,14 @@ impl WgpuAccelerator {
         }
         let sizes = Sizes { rows: layout.rows, width, intermediate: self.config.intermediate_size };
         let buffers = workspace.prepare(self.kernels.gpu(), sizes).map_err(device_error)?;
-        let mut pass = self.begin(texts, layout, buffers).map_err(device_error)?;
+        let mut queue = Submissions::new(&self.kernels);
+        let mut sources = Vec::new();
+        for (length, places) in &layout.lengths {
+            let source = self.filters.source(&mut queue, *length, &mut between)?;
+            let twiddles = self.filters.twiddles(&self.kernels, *length).map_err(device_error)?;
+            sources.push(Filters { length: *length, places: places.clone(), source, twiddles });
+        }
+        let mut pass = self.begin(texts, layout, buffers, sources, queue).map_err(device_error)?;
         pass.layers(between)?;
         pass.finish().map_err(device_error)
     }
@@ -89,18 +106,10 @@ impl WgpuAccelerator {
         texts: &'a [PaddedText<'a>],
         layout: Layout,
         buffers: &'a Buffers,
+        sources: Vec<Filters>,
+        mut queue: Submissions<'a>,
     ) -> Result<Pass<'a>, GpuError> {
         let (kernels, gpu) = (&self.kernels, self.kernels.gpu());
-        let mut queue = Submissions::new(kernels);
-        let mut sources = Vec::new();
-        for (length, places) in &layout.lengths {
-            let source = self.filters.source(kernels, *length, |work| {
-                queue.work = work;
-                queue.flush()
-            })?;
-            let twiddles = self.filters.twiddles(kernels, *length)?;
-            sources.push(Filters { length: *length, places: places.clone(), source, twiddles });
-        }
         let mut sums = Vec::with_capacity(layout.rows * self.config.hidden_size);
         for &index in &layout.order {
             self.tables.sum(&texts[index], self.config.pad_token_id, &mut sums);
@@ -127,12 +136,10 @@ impl Pass<'_> {
 
     /// Lets others compute before a step, when what was submitted is done.
     fn pause(&mut self, between: &mut Option<Between<'_>>) -> Result<(), DeviceError> {
-        let Some(between) = between else { return Ok(()) };
-        self.queue.settle().map_err(device_error)?;
-        match between() {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(DeviceError::Stopped),
+        if between.is_some() {
+            self.queue.settle().map_err(device_error)?;
         }
+        pause(between)
     }
 
     /// `mixed = long_conv(v * x1) * x2 + residual_long_conv(hidden)`
