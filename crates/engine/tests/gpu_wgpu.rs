@@ -115,14 +115,14 @@ fn check_80m(fixture: &str, max_tokens: usize, range: std::ops::RangeInclusive<u
 
 #[test]
 fn short_texts_of_the_80m_models_agree() {
-    both_dtypes(|f16| check_80m("m2-bert-80m-32k", 32_768, 1..=128, f16));
+    both_dtypes(|f16| check_80m("m2-bert-80m-32k", 32_768, 1..=64, f16));
 }
 
 #[test]
 #[ignore = "takes a minute on a program on the CPU: run with --ignored"]
 fn texts_of_up_to_2048_tokens_agree() {
     both_dtypes(|f16| {
-        check_80m("m2-bert-80m-32k", 32_768, 129..=2048, f16);
+        check_80m("m2-bert-80m-32k", 32_768, 65..=2048, f16);
         check_80m("m2-bert-80m-2k", 2048, 1..=2048, f16);
     });
 }
@@ -153,7 +153,7 @@ fn alone(accelerator: &WgpuAccelerator, ids: &Vec<u32>) -> Vec<u32> {
 fn a_text_has_the_same_bits_in_any_batch() {
     let model = synthetic(&small_config(), 5);
     both_dtypes(|f16| {
-        let lengths = [1, 300, 33, 2, 64, 32, 65, 129, 7, 256, 257, 31, 40, 300, 5];
+        let lengths = [1, 300, 33, 2, 64, 32, 65, 129, 256, 31];
         let mut texts: Vec<_> = lengths.map(golden_ids).into();
         let accelerator = accelerator(&model, f16);
         let expected: Vec<_> = texts.iter().map(|ids| alone(&accelerator, ids)).collect();
@@ -163,7 +163,7 @@ fn a_text_has_the_same_bits_in_any_batch() {
         reversed.reverse();
         assert_eq!(reversed, expected);
         // Another one, that has not seen shorter texts.
-        assert_eq!(alone(&self::accelerator(&model, f16), &texts[1]), expected[13]);
+        assert_eq!(alone(&self::accelerator(&model, f16), &texts[8]), expected[1]);
         assert!(accelerator.embed(&[], None).unwrap().is_empty());
     });
 }

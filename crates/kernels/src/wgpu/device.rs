@@ -168,8 +168,14 @@ impl Gpu {
     /// A buffer for kernels, and for copies both ways. Its content is zero.
     ///
     /// # Errors
-    /// Where there is no memory for it.
+    /// Where there is no memory for it, or it is larger than kernels may see.
     pub fn buffer(&self, bytes: u64) -> Result<GpuBuffer, GpuError> {
+        if bytes > self.largest_binding() {
+            let most = self.largest_binding();
+            return Err(GpuError::OutOfMemory(format!(
+                "a buffer of {bytes} bytes, of at most {most} on this device"
+            )));
+        }
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
         self.create(bytes.max(16).next_multiple_of(16), usage)
     }
@@ -195,7 +201,7 @@ impl Gpu {
         assert!(bytes.len() as u64 <= buffer.size(), "a buffer of {} bytes", buffer.size());
         for (index, part) in bytes.chunks(UPLOAD_BYTES).enumerate() {
             let offset = (index * UPLOAD_BYTES) as u64;
-            self.caught(|| {
+            self.scoped("an upload", || {
                 let (words, rest) = part.split_at(part.len() / 4 * 4);
                 self.queue.write_buffer(buffer, offset, words);
                 if !rest.is_empty() {
@@ -203,12 +209,13 @@ impl Gpu {
                     last[..rest.len()].copy_from_slice(rest);
                     self.queue.write_buffer(buffer, offset + words.len() as u64, &last);
                 }
+                // Staging memory is given back after the next submission.
                 if bytes.len() > UPLOAD_BYTES {
                     self.queue.submit([]);
                 }
             })?;
         }
-        self.check()
+        Ok(())
     }
 
     pub(super) fn create(&self, size: u64, usage: BufferUsages) -> Result<GpuBuffer, GpuError> {
@@ -217,15 +224,21 @@ impl Gpu {
             return Err(GpuError::OutOfMemory(format!("no buffer of {size} bytes on this device")));
         }
         let descriptor = BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
+        self.scoped(&format!("a buffer of {size} bytes"), || self.device.create_buffer(&descriptor))
+    }
+
+    /// Calls the driver, and tells memory that there is none of for `what` from failures.
+    pub(super) fn scoped<R>(&self, what: &str, call: impl FnOnce() -> R) -> Result<R, GpuError> {
         // Scopes belong to this thread: whoever else allocates does not hear of it.
-        let (buffer, error) = self.caught(|| {
+        let (result, error) = self.caught(|| {
             let scope = self.device.push_error_scope(ErrorFilter::OutOfMemory);
-            let buffer = self.device.create_buffer(&descriptor);
-            (buffer, ready(scope.pop()))
+            let result = call();
+            (result, ready(scope.pop()))
         })?;
+        self.check()?;
         match error {
-            Some(None) => self.check().map(|()| buffer),
-            Some(Some(_)) => Err(GpuError::OutOfMemory(format!("a buffer of {size} bytes"))),
+            Some(None) => Ok(result),
+            Some(Some(_)) => Err(GpuError::OutOfMemory(what.to_owned())),
             None => Err(self.fail("the device does not answer")),
         }
     }

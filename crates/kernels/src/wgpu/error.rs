@@ -21,12 +21,3 @@ impl fmt::Display for GpuError {
 }
 
 impl std::error::Error for GpuError {}
-
-impl From<::wgpu::Error> for GpuError {
-    fn from(error: ::wgpu::Error) -> Self {
-        match error {
-            ::wgpu::Error::OutOfMemory { source } => GpuError::OutOfMemory(source.to_string()),
-            error => GpuError::Failed(error.to_string()),
-        }
-    }
-}

@@ -23,12 +23,13 @@ pub struct Tile {
 }
 
 /// The tiles that there are, from those for few rows on.
-pub const TILES: [Tile; 5] = [
+pub const TILES: [Tile; 6] = [
     Tile { rows: 8, columns: 32, own_rows: 2, own_columns: 2 },
     Tile { rows: 16, columns: 64, own_rows: 4, own_columns: 4 },
     Tile { rows: 32, columns: 64, own_rows: 4, own_columns: 4 },
     Tile { rows: 64, columns: 64, own_rows: 8, own_columns: 4 },
     Tile { rows: 128, columns: 64, own_rows: 8, own_columns: 4 },
+    Tile { rows: 64, columns: 128, own_rows: 8, own_columns: 8 },
 ];
 
 impl Tile {

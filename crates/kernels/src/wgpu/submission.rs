@@ -191,7 +191,7 @@ impl Gpu {
         let bytes = read.map_or(0, |read| read.bytes.unwrap_or(read.buffer.size() - read.offset));
         let readback = self.create(HEADER + bytes, BufferUsages::MAP_READ | BufferUsages::COPY_DST)?;
         let (uniforms, stride) = self.uniforms(&work)?;
-        let (index, mapped) = self.caught(|| {
+        let (index, mapped) = self.scoped("a submission", || {
             let mut encoder = self.device.create_command_encoder(&CommandEncoderDescriptor::default());
             let mut pass = encoder.begin_compute_pass(&ComputePassDescriptor::default());
             for (number, dispatch) in work.dispatches.iter().enumerate() {
@@ -215,7 +215,6 @@ impl Gpu {
             readback.map_async(MapMode::Read, .., answer);
             (index, mapped)
         })?;
-        self.check()?;
         Ok(Pending { index, readback, nonce, mapped, limit })
     }
 

@@ -64,7 +64,7 @@ struct States {
 pub(super) enum Source {
     Kept(Arc<KeptFilters>),
     /// Made in the pass, on this bench.
-    Made(Bench),
+    Made(Box<Bench>),
 }
 
 /// Where filters are made: room for the states of a layer, the taps of one filter, and one leaf of its spectrum.
@@ -145,7 +145,7 @@ impl FilterBank {
         let mut bench = self.bench(queue.kernels, length).map_err(device_error)?;
         if length > KEPT_LENGTH {
             bench.kept = self.keep_states(length, between)?;
-            return Ok(Source::Made(bench));
+            return Ok(Source::Made(Box::new(bench)));
         }
         let mut layers = Vec::new();
         for layer in 0..self.generators.len() {

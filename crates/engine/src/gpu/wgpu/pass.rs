@@ -15,6 +15,9 @@ use crate::gpu::{DeviceError, PaddedText};
 /// Operations of one submission, about: systems end what runs for long.
 const OPERATIONS: f64 = 4e10;
 
+/// Operations below which a layer is not worth a submission of its own.
+const FEW_OPERATIONS: f64 = 5e8;
+
 /// Submissions under way: one is prepared while another one runs.
 const UNDER_WAY: usize = 2;
 
@@ -129,7 +132,7 @@ impl Pass<'_> {
             self.mix_sequence(layer).map_err(device_error)?;
             self.pause(&mut between)?;
             self.mix_state(layer).map_err(device_error)?;
-            self.queue.flush().map_err(device_error)?;
+            self.queue.flush_if_over(FEW_OPERATIONS).map_err(device_error)?;
         }
         Ok(())
     }
@@ -205,7 +208,7 @@ impl Pass<'_> {
                 let hidden = (&buffers.hidden).into();
                 kernels.convolve_residual(&mut queue.work, convolution, filter, hidden, outs)?;
             }
-            queue.flush_if_long()?;
+            queue.flush_if_over(OPERATIONS)?;
         }
         Ok(())
     }
@@ -250,7 +253,7 @@ impl Pass<'_> {
             kernels.gate(&mut queue.work, gate, part, product, gated)?;
             let down = (weights.down(layer), tiles.down(part.1));
             kernels.residual(&mut queue.work, down, part, gated, [product, sums])?;
-            queue.flush_if_long()?;
+            queue.flush_if_over(OPERATIONS)?;
         }
         let norm = weights.layer_norm(layer);
         kernels.layer_norm(&mut queue.work, norm, rows, sums, (&buffers.hidden).into())
@@ -296,8 +299,9 @@ impl<'a> Submissions<'a> {
         Ok(())
     }
 
-    fn flush_if_long(&mut self) -> Result<(), GpuError> {
-        if self.work.operations() > OPERATIONS { self.flush() } else { Ok(()) }
+    /// Submits what is collected where it is more than so many operations.
+    fn flush_if_over(&mut self, operations: f64) -> Result<(), GpuError> {
+        if self.work.operations() > operations { self.flush() } else { Ok(()) }
     }
 
     /// Waits for everything.

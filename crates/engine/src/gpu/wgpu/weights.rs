@@ -168,17 +168,10 @@ impl NormWeights {
 
 /// Values on the device in float32.
 pub(super) fn floats(gpu: &Gpu, values: &[f32]) -> Result<GpuBuffer, GpuError> {
-    checked(gpu, bytemuck::cast_slice(values))
+    gpu.upload(bytemuck::cast_slice(values))
 }
 
 /// A matrix of weights on the device, as products take it.
 fn stored(gpu: &Gpu, tensor: &Tensor) -> Result<GpuBuffer, GpuError> {
-    checked(gpu, &gpu.storage().encode(&tensor.values()))
-}
-
-fn checked(gpu: &Gpu, bytes: &[u8]) -> Result<GpuBuffer, GpuError> {
-    if bytes.len() as u64 > gpu.largest_binding() {
-        return Err(GpuError::OutOfMemory(format!("a weight of {} bytes is too large for it", bytes.len())));
-    }
-    gpu.upload(bytes)
+    gpu.upload(&gpu.storage().encode(&tensor.values()))
 }
