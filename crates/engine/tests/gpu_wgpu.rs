@@ -71,10 +71,11 @@ fn check(name: &str, model: &LoadedModel, cases: &[&Case], f16: bool) {
         let error = distance(&got, &case.embedding);
         let what = format!("{name}, {} tokens, {}, {:?}", case.tokens(), case.pooling, case.pad_to);
         assert!(error <= tolerance, "{what}: 1 - cosine {error:e}");
+        println!("{what}: 1 - cosine {error:.1e}");
         worst = worst.max(error);
     }
     let dtype = accelerator.description().dtype;
-    println!("{name}, {} cases, {dtype}: 1 - cosine {worst:.1e} at most", cases.len());
+    println!("{name}, {} texts, {dtype}: 1 - cosine {worst:.1e} at most", cases.len());
 }
 
 fn both_dtypes(check: impl Fn(bool)) {
@@ -107,7 +108,10 @@ fn tiny_models_agree() {
 fn check_80m(fixture: &str, max_tokens: usize, range: std::ops::RangeInclusive<usize>, f16: bool) {
     let golden: Embeddings = read(&format!("{fixture}/embeddings.json"));
     let length = |case: &Case| case.pad_to.unwrap_or(case.tokens());
-    let cases: Vec<_> = golden.cases.iter().filter(|case| range.contains(&length(case))).collect();
+    // Poolings of one length differ in what is taken from the same states.
+    let chosen =
+        |case: &&Case| range.contains(&length(case)) && (length(case) < 100 || case.pooling == "mean");
+    let cases: Vec<_> = golden.cases.iter().filter(chosen).collect();
     assert!(!cases.is_empty());
     let model = synthetic(&ModelConfig::m2_bert_80m(max_tokens), 1);
     check(fixture, &model, &cases, f16);
@@ -119,7 +123,7 @@ fn short_texts_of_the_80m_models_agree() {
 }
 
 #[test]
-#[ignore = "takes a minute on a program on the CPU: run with --ignored"]
+#[ignore = "takes minutes on a program on the CPU: run with --ignored"]
 fn texts_of_up_to_2048_tokens_agree() {
     both_dtypes(|f16| {
         check_80m("m2-bert-80m-32k", 32_768, 65..=2048, f16);
