@@ -43,6 +43,11 @@ impl Tile {
         self.rows as usize
     }
 
+    /// Invocations of a workgroup.
+    pub(super) fn threads(self) -> u32 {
+        self.rows / self.own_rows * (self.columns / self.own_columns)
+    }
+
     /// The one of that name.
     pub fn named(name: &str) -> Option<Self> {
         TILES.into_iter().find(|tile| tile.name() == name)

@@ -145,10 +145,34 @@ pub(super) fn matrix_product(storage: Storage, finish: Finish, tile: Tile) -> St
     let template = include_str!("shaders/matrix_product.wgsl")
         .replace("//DECLARE", &each(&declare))
         .replace("//ZERO", &each(&|i, j| format!("c_{i}_{j} = 0.0;\n")))
+        .replace("//LOAD", &load(tile))
         .replace("//MULTIPLY", &multiply(tile))
         .replace("//KEEP", &each(&keep))
         .replace("//FINISH", &finish_lines(tile, gate));
     text + &template + finish.text()
+}
+
+/// What an invocation moves to workgroup memory: all is read before any is written, so that reads need not wait for each other.
+fn load(tile: Tile) -> String {
+    /// BK4 in the shader.
+    const FOURS: u32 = 4;
+    let threads = tile.threads();
+    let (mut reads, mut writes) = (String::new(), String::new());
+    let parts = [("a", tile.rows, "row0, a_offset, k0"), ("w", tile.columns, "col0, w_row, k0")];
+    for (name, count, place) in parts {
+        let fours = count * FOURS;
+        for step in 0..fours.div_ceil(threads) {
+            let e = format!("(index + {}u)", step * threads);
+            writeln!(reads, "let {name}_read_{step} = {name}_four({e}, {place});").ok();
+            let write = format!("{name}_tile[{e} / BK4 * STRIDE + {e} % BK4] = {name}_read_{step};");
+            if (step + 1) * threads > fours {
+                writeln!(writes, "if ({e} < {fours}u) {{ {write} }}").ok();
+            } else {
+                writeln!(writes, "{write}").ok();
+            }
+        }
+    }
+    reads + &writes
 }
 
 /// One four of inputs.

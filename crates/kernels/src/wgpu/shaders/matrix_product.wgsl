@@ -40,6 +40,26 @@ const THREADS = TX * TY;
 var<workgroup> a_tile: array<vec4<f32>, BM * STRIDE>;
 var<workgroup> w_tile: array<vec4<f32>, BN * STRIDE>;
 
+// A four of a tile, by its number.
+fn a_four(e: u32, row0: u32, a_offset: u32, k0: u32) -> vec4<f32> {
+    let row = row0 + e / BK4;
+    let k = k0 + e % BK4;
+    if (row < params.rows && k < params.inputs4) {
+        return vec4<f32>(a[(params.a_row + row) * params.a_stride4 + a_offset + k]);
+    }
+    return vec4<f32>();
+}
+
+// `w_row` is the row of column `col0`.
+fn w_four(e: u32, col0: u32, w_row: u32, k0: u32) -> vec4<f32> {
+    let col = e / BK4;
+    let k = k0 + e % BK4;
+    if (col0 + col < params.outputs && k < params.inputs4) {
+        return vec4<f32>(w[(w_row + col) * params.inputs4 + k]);
+    }
+    return vec4<f32>();
+}
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let row0 = group.y * BM;
@@ -56,24 +76,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let w_row = wide * params.outputs + col0;
         //ZERO
         for (var k0 = 0u; k0 < params.inputs4; k0 += BK4) {
-            for (var e = index; e < BM * BK4; e += THREADS) {
-                let row = e / BK4;
-                let k = k0 + e % BK4;
-                var value = vec4<f32>();
-                if (row0 + row < params.rows && k < params.inputs4) {
-                    value = vec4<f32>(a[(params.a_row + row0 + row) * params.a_stride4 + a_offset + k]);
-                }
-                a_tile[row * STRIDE + e % BK4] = value;
-            }
-            for (var e = index; e < BN * BK4; e += THREADS) {
-                let col = e / BK4;
-                let k = k0 + e % BK4;
-                var value = vec4<f32>();
-                if (col0 + col < params.outputs && k < params.inputs4) {
-                    value = vec4<f32>(w[(w_row + col) * params.inputs4 + k]);
-                }
-                w_tile[col * STRIDE + e % BK4] = value;
-            }
+            //LOAD
             workgroupBarrier();
             for (var k = 0u; k < BK4; k++) {
                 //MULTIPLY
