@@ -279,3 +279,61 @@ impl Gpu {
         Ok(result.to_vec())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wgpu::{Api, GpuOptions, adapters};
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// A device of its own, which may be broken.
+    fn device() -> Option<Gpu> {
+        if adapters(Api::Any).is_empty() {
+            assert!(std::env::var_os("DANAUS_REQUIRE_VULKAN").is_none(), "no device was found");
+            println!("not tested: no Metal, Vulkan or DirectX 12 device was found");
+            return None;
+        }
+        Some(Gpu::open(GpuOptions { allow_cpu: true, ..GpuOptions::default() }).unwrap())
+    }
+
+    fn says<T: std::fmt::Debug>(result: Result<T, GpuError>, what: &str) {
+        match result {
+            Err(GpuError::Failed(message)) => assert!(message.contains(what), "{message}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn work_that_ends_early_is_found_out() {
+        let Some(gpu) = device() else { return };
+        let good = gpu.compile_nonce().unwrap();
+        let pending = gpu.submit(Work::default(), (&good, 5), None, LIMIT).unwrap();
+        assert_eq!(gpu.wait(pending), Ok(Vec::new()));
+        // As a kernel that was ended before it wrote.
+        let idle = gpu.compile("idle", &NONCE.replace("index == 0u", "index == 100u"), &[true]).unwrap();
+        let pending = gpu.submit(Work::default(), (&idle, 7), None, LIMIT).unwrap();
+        says(gpu.wait(pending), "ended early");
+        says(gpu.check(), "ended early");
+    }
+
+    #[test]
+    fn what_the_driver_refuses_is_a_failure_and_no_panic() {
+        let Some(gpu) = device() else { return };
+        says(gpu.compile("no kernel", "fn main() {", &[true]), "no kernel");
+        says(gpu.buffer(16), "no kernel");
+    }
+
+    #[test]
+    fn a_lost_device_is_a_failure_and_no_panic() {
+        let Some(gpu) = device() else { return };
+        let kernel = gpu.compile_nonce().unwrap();
+        let buffer = gpu.buffer(16).unwrap();
+        let pending = gpu.submit(Work::default(), (&kernel, 5), Some((&buffer).into()), LIMIT).unwrap();
+        gpu.device.destroy();
+        // What was submitted may be done or not.
+        let _ = gpu.wait(pending);
+        says(gpu.write(&buffer, &[0; 16]).and_then(|()| gpu.buffer(16)), "");
+        says(gpu.submit(Work::default(), (&kernel, 7), None, LIMIT), "");
+    }
+}
