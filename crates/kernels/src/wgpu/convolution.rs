@@ -43,8 +43,25 @@ pub struct Convolution<'a> {
     pub twiddles: &'a GpuBuffer,
     /// For each channel of x1, x2 and v: three taps (the last one on the current row) and the bias.
     pub short: &'a GpuBuffer,
-    /// The part of the result that `leaf` contributes.
+    /// The leaf of the tree whose part of the result is computed; below [`Kernels::leaves`].
     pub leaf: usize,
+}
+
+/// A leaf of a filter that is to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct FilterLeaf<'a> {
+    /// Channels.
+    pub width: usize,
+    /// Taps in a direction.
+    pub length: usize,
+    /// Those of them that there are: the others are zero.
+    pub positions: usize,
+    /// Below [`Kernels::leaves`].
+    pub leaf: usize,
+    /// As in [`Convolution`].
+    pub twiddles: &'a GpuBuffer,
+    /// Weights of the skip connection `[width]`, in float32.
+    pub skip: &'a GpuBuffer,
 }
 
 impl Kernels {
@@ -74,18 +91,19 @@ impl Kernels {
         Transform::of(length, self.gpu().workgroup_bytes())
     }
 
-    /// Makes a leaf of a filter: from its `taps` forward and reverse `[positions, width]` and the skip connection's weights.
+    /// Makes a leaf of a filter, of [`filter_values`](Kernels::filter_values), from the filter's `taps` forward and reverse
+    /// `[positions, width]`. All is in float32.
     ///
     /// # Errors
     /// Where the kernel cannot be compiled.
     pub fn filter(
         &self,
         work: &mut Work,
-        (length, leaf, positions, width): (usize, usize, usize, usize),
-        twiddles: &GpuBuffer,
+        filter: FilterLeaf<'_>,
         taps: [Slice<'_>; 2],
-        (skip, out): (&GpuBuffer, Slice<'_>),
+        out: Slice<'_>,
     ) -> Result<(), GpuError> {
+        let FilterLeaf { width, length, positions, leaf, twiddles, skip } = filter;
         if length <= DIRECT_ROWS {
             let kernel = self.kernel("direct_taps", &[false, false, false, true], source::direct_taps)?;
             let groups = [(width as u32).div_ceil(64), 1, 1];

@@ -18,7 +18,7 @@ mod source;
 mod submission;
 mod tree;
 
-pub use convolution::{Convolution, DIRECT_ROWS, TextRows};
+pub use convolution::{Convolution, DIRECT_ROWS, FilterLeaf, TextRows};
 pub use device::{AdapterDescription, Api, Gpu, GpuOptions, adapters};
 pub use error::GpuError;
 pub use kernels::{FarField, Kernels, Norm};

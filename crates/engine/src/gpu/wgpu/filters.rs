@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use danaus_kernels::wgpu::{Gpu, GpuBuffer, GpuError, Kernels, Slice, Window, Work};
+use danaus_kernels::wgpu::{FilterLeaf, Gpu, GpuBuffer, GpuError, Kernels, Slice, Window, Work};
 use danaus_kernels::{Compute, Matrix, MatrixMut, SineLayer, SineMlp};
 use danaus_model::{LoadedModel, ModelConfig, Tensor};
 use danaus_simd::Isa;
@@ -261,11 +261,15 @@ impl FilterBank {
         (length, leaf): (usize, usize),
         out: Slice<'_>,
     ) -> Result<(), GpuError> {
-        let twiddles = self.twiddles(kernels, length)?;
-        let skip = &self.generators[layer][branch].skip;
-        let taps = bench.taps.each_ref().map(Slice::from);
-        let sizes = (length, leaf, bench.positions, self.width);
-        kernels.filter(work, sizes, &twiddles, taps, (skip, out))
+        let filter = FilterLeaf {
+            width: self.width,
+            length,
+            positions: bench.positions,
+            leaf,
+            twiddles: &self.twiddles(kernels, length)?,
+            skip: &self.generators[layer][branch].skip,
+        };
+        kernels.filter(work, filter, bench.taps.each_ref().map(Slice::from), out)
     }
 
     /// The states for filters of a length, where they may be kept.
