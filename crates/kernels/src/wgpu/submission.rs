@@ -24,14 +24,19 @@ const HEADER: u64 = 16;
 /// Most workgroups in a dimension.
 pub(super) const MOST_GROUPS: u32 = 65_535;
 
-/// The kernel that ends each submission: it writes the submission's number, so that one that ended early is found out.
+/// The kernel that ends each submission: it writes the submission's number, so that one that ended early is found out. It reads
+/// what the kernel before it wrote last, so that it cannot run before that one.
 const NONCE: &str = "
 struct Params { nonce: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> done: array<u32>;
+@group(0) @binding(2) var<storage, read> last: array<u32>;
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) index: u32) {
-    if (index == 0u) { done[0] = params.nonce; }
+    if (index == 0u) {
+        done[0] = params.nonce;
+        done[1] = last[0];
+    }
 }
 ";
 
@@ -40,7 +45,8 @@ fn main(@builtin(local_invocation_index) index: u32) {
 pub(super) struct Kernel {
     pipeline: ComputePipeline,
     layout: BindGroupLayout,
-    bindings: usize,
+    /// Of each buffer, whether it is written to.
+    writable: Vec<bool>,
 }
 
 /// A part of a buffer that a kernel sees.
@@ -65,9 +71,14 @@ struct Dispatch {
     pipeline: ComputePipeline,
     layout: BindGroupLayout,
     parameters: [u32; PARAMETERS],
-    bindings: Vec<(GpuBuffer, u64, Option<u64>)>,
+    bindings: Vec<Binding>,
     groups: [u32; 3],
+    /// Which of the bindings is written to.
+    written: Option<usize>,
 }
+
+/// A buffer, the first byte of it that is seen, and how many are (`None`: all that follow).
+type Binding = (GpuBuffer, u64, Option<u64>);
 
 /// Dispatches, in order, that are to be submitted together.
 #[derive(Debug, Default)]
@@ -106,7 +117,7 @@ impl Work {
         groups: [u32; 3],
         operations: f64,
     ) {
-        assert_eq!(bindings.len(), kernel.bindings, "bindings of a kernel");
+        assert_eq!(bindings.len(), kernel.writable.len(), "bindings of a kernel");
         assert!(groups.iter().all(|&count| count <= MOST_GROUPS), "workgroups");
         if groups.contains(&0) {
             return;
@@ -120,8 +131,15 @@ impl Work {
             parameters: padded,
             bindings: bindings.collect(),
             groups,
+            written: kernel.writable.iter().rposition(|&writable| writable),
         });
         self.operations += operations;
+    }
+
+    /// What is written last.
+    fn last_written(&self) -> Option<Binding> {
+        let last = self.dispatches.last()?;
+        Some(last.bindings[last.written?].clone())
     }
 }
 
@@ -166,14 +184,14 @@ impl Gpu {
                 },
                 cache: None,
             });
-            Kernel { pipeline, layout, bindings: writable.len() }
+            Kernel { pipeline, layout, writable: writable.to_vec() }
         })?;
         self.check()?;
         Ok(kernel)
     }
 
     pub(super) fn compile_nonce(&self) -> Result<Kernel, GpuError> {
-        self.compile("nonce", NONCE, &[true])
+        self.compile("nonce", NONCE, &[true, false])
     }
 
     /// Submits work, and `read`'s bytes to be read back after it. `limit` is how long it may take.
@@ -187,7 +205,10 @@ impl Gpu {
         self.check()?;
         let done = self.buffer(HEADER)?;
         let mut work = work;
-        work.dispatch(nonce_kernel, &[nonce], &[(&done).into()], [1, 1, 1], 0.0);
+        let last = work.last_written();
+        let (last, offset, bytes) = last.map_or_else(|| Ok((self.buffer(HEADER)?, 0, None)), Ok)?;
+        let bindings = [(&done).into(), Slice { buffer: &last, offset, bytes }];
+        work.dispatch(nonce_kernel, &[nonce], &bindings, [1, 1, 1], 0.0);
         let bytes = read.map_or(0, |read| read.bytes.unwrap_or(read.buffer.size() - read.offset));
         let readback = self.create(HEADER + bytes, BufferUsages::MAP_READ | BufferUsages::COPY_DST)?;
         let (uniforms, stride) = self.uniforms(&work)?;
@@ -311,7 +332,8 @@ mod tests {
         let pending = gpu.submit(Work::default(), (&good, 5), None, LIMIT).unwrap();
         assert_eq!(gpu.wait(pending), Ok(Vec::new()));
         // As a kernel that was ended before it wrote.
-        let idle = gpu.compile("idle", &NONCE.replace("index == 0u", "index == 100u"), &[true]).unwrap();
+        let idle =
+            gpu.compile("idle", &NONCE.replace("index == 0u", "index == 100u"), &[true, false]).unwrap();
         let pending = gpu.submit(Work::default(), (&idle, 7), None, LIMIT).unwrap();
         says(gpu.wait(pending), "ended early");
         says(gpu.check(), "ended early");
