@@ -239,7 +239,10 @@ fn far_fields_do_what_they_do_on_the_cpu() {
             let padded = PaddedText { ids: &ids, rows, far_field, pooled: Pooled::Mean };
             // In the company of a text that has none.
             let other = text(&ids, rows, Pooled::Mean);
-            let got = accelerator.embed(&[other, padded], None).unwrap();
+            let got = accelerator.embed(&[other.clone(), padded.clone()], None).unwrap();
+            // A second time, when the far field is on the device.
+            let again = accelerator.embed(&[padded, other], None).unwrap();
+            assert_eq!([bits(&again[1]), bits(&again[0])], [bits(&got[0]), bits(&got[1])]);
             let tolerance = if f16 { 1e-4 } else { 1e-6 };
             for (got, expected) in [(&got[1], &expected[mean]), (&got[0], &without[mean])] {
                 let error = distance(got, expected);

@@ -1,5 +1,6 @@
 //! A model on a GPU that is driven by Metal, Vulkan or DirectX 12, by the kernels in [`danaus_kernels::wgpu`].
 
+mod far_fields;
 mod filters;
 mod groups;
 mod pass;
@@ -15,6 +16,7 @@ use danaus_kernels::wgpu::{Gpu, GpuError, GpuOptions, Kernels, Storage, adapters
 use danaus_model::{LoadedModel, ModelConfig};
 
 use super::{Accelerator, Description, DeviceError, PaddedText};
+use far_fields::FarFieldBank;
 use filters::FilterBank;
 use tiles::Tiles;
 use weights::{DeviceWeights, EmbeddingTables};
@@ -55,6 +57,7 @@ pub struct WgpuAccelerator {
     tables: EmbeddingTables,
     weights: DeviceWeights,
     filters: FilterBank,
+    far_fields: FarFieldBank,
     tiles: Tiles,
     /// Memory of passes, for the next ones.
     workspaces: Mutex<Vec<Workspace>>,
@@ -81,6 +84,7 @@ impl WgpuAccelerator {
             tables: EmbeddingTables::new(&model.weights.embeddings),
             weights,
             filters,
+            far_fields: FarFieldBank::default(),
             tiles: Tiles::default(),
             workspaces: Mutex::default(),
             description,
@@ -128,6 +132,7 @@ impl Accelerator for WgpuAccelerator {
                 Err(DeviceError::OutOfMemory(_)) => {
                     self.lock_workspaces().clear();
                     self.filters.forget();
+                    self.far_fields.forget();
                 }
                 _ => self.keep_workspace(workspace),
             }

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 use std::time::Duration;
 
 use danaus_kernels::wgpu::{Convolution, FarField, GpuBuffer, GpuError, Kernels, Pending, Slice, Work};
 
+use super::far_fields::DeviceFarField;
 use super::filters::Source;
 use super::groups::{Layout, table};
 use super::workspace::{Buffers, Sizes, Workspace, most_rows};
@@ -36,11 +38,12 @@ const MOST_ROWS: usize = 32_768;
 /// A pass on its way.
 struct Pass<'a> {
     accelerator: &'a WgpuAccelerator,
-    texts: &'a [PaddedText<'a>],
     layout: Layout,
     buffers: &'a Buffers,
     places: GpuBuffer,
     sources: Vec<Filters>,
+    /// Of the texts as they lie in memory.
+    far_fields: Vec<Option<Arc<DeviceFarField>>>,
     queue: Submissions<'a>,
 }
 
@@ -106,7 +109,7 @@ impl WgpuAccelerator {
 
     fn begin<'a>(
         &'a self,
-        texts: &'a [PaddedText<'a>],
+        texts: &[PaddedText<'_>],
         layout: Layout,
         buffers: &'a Buffers,
         sources: Vec<Filters>,
@@ -119,9 +122,13 @@ impl WgpuAccelerator {
         }
         gpu.write(&buffers.sums, bytemuck::cast_slice(&sums))?;
         let places = gpu.upload(&table(&layout.places))?;
+        let far_field = |&index: &usize| {
+            texts[index].far_field.as_ref().map(|far| self.far_fields.get(gpu, far)).transpose()
+        };
+        let far_fields = layout.order.iter().map(far_field).collect::<Result<_, _>>()?;
         let (sums, hidden) = ((&buffers.sums).into(), (&buffers.hidden).into());
         kernels.layer_norm(&mut queue.work, self.weights.norm(), layout.rows, sums, hidden)?;
-        Ok(Pass { accelerator: self, texts, layout, buffers, places, sources, queue })
+        Ok(Pass { accelerator: self, layout, buffers, places, sources, far_fields, queue })
     }
 }
 
@@ -216,15 +223,11 @@ impl Pass<'_> {
     /// What padding behind texts of one length adds to their convolutions.
     fn add_far_fields(&mut self, layer: usize, index: usize) -> Result<(), GpuError> {
         let Self { accelerator, buffers, queue, layout, .. } = self;
-        let gpu = accelerator.kernels.gpu();
         for place in self.sources[index].places.clone() {
-            let Some(far) = &self.texts[layout.order[place]].far_field else { continue };
-            let mut branches = Vec::new();
-            for branch in 0..2 {
-                branches.push(gpu.upload(bytemuck::cast_slice(far.branch(layer, branch)))?);
-            }
+            let Some(far) = &self.far_fields[place] else { continue };
+            let [mixer, residual] = &far[layer];
             let far = FarField {
-                branches: [&branches[0], &branches[1]],
+                branches: [mixer, residual],
                 short: &accelerator.weights.layers[layer].short,
                 first: layout.places[place].first as usize,
                 rows: layout.places[place].rows as usize,
@@ -271,7 +274,7 @@ impl Pass<'_> {
         kernels.pool(&mut self.queue.work, texts, width, hidden, (&out).into())?;
         let bytes = Some(4 * poison.len() as u64);
         let read = self.queue.finish(Slice { buffer: &out, offset: 0, bytes })?;
-        let mut vectors = vec![Vec::new(); self.texts.len()];
+        let mut vectors = vec![Vec::new(); self.layout.order.len()];
         for (&index, values) in self.layout.order.iter().zip(read.chunks_exact(width)) {
             if values.iter().any(|value| value.to_bits() == POISON) {
                 return Err(GpuError::Failed("the device did not write its results".to_owned()));
