@@ -144,12 +144,23 @@ pub(super) fn matrix_product(storage: Storage, finish: Finish, tile: Tile) -> St
         |i, j| if gate { format!("if (pass_ == 0u) {{ d_{i}_{j} = c_{i}_{j}; }}\n") } else { String::new() };
     let template = include_str!("shaders/matrix_product.wgsl")
         .replace("//DECLARE", &each(&declare))
-        .replace("//ZERO", &each(&|i, j| format!("c_{i}_{j} = 0.0;\n")))
+        .replace("//START", &(starts(tile) + &each(&|i, j| format!("c_{i}_{j} = start_{j};\n"))))
         .replace("//LOAD", &load(tile))
         .replace("//MULTIPLY", &multiply(tile))
         .replace("//KEEP", &each(&keep))
         .replace("//FINISH", &finish_lines(tile, gate));
     text + &template + finish.text()
+}
+
+/// What the sums of each column begin with.
+fn starts(tile: Tile) -> String {
+    let start = |j: u32| {
+        let column = format!("col0 + tx + {j}u * TX");
+        format!(
+            "var start_{j} = 0.0;\nif ({column} < params.outputs) {{ start_{j} = start(block, {column}); }}\n"
+        )
+    };
+    (0..tile.own_columns).map(start).collect()
 }
 
 /// What an invocation moves to workgroup memory: all is read before any is written, so that reads need not wait for each other.

@@ -2,10 +2,11 @@
 //
 // A workgroup makes a tile of BM rows by BN columns, an invocation TM by TN of them, TY rows and TX columns apart. BK4 fours
 // of inputs at a time go through workgroup memory. Whatever the tile, each sum is one chain of fused multiply-adds over the
-// inputs in order, so that tiles differ in speed alone.
+// inputs in order, so that tiles differ in speed alone. The chain begins with the bias: sums that are written as such might be
+// reordered where a compiler is free to do so, as Metal's is.
 //
-// Matrices may be block-diagonal: `blocks` independent products, one for each workgroup_id.z. What becomes of a sum is in the
-// function `finish`, which comes in another file.
+// Matrices may be block-diagonal: `blocks` independent products, one for each workgroup_id.z. What a sum
+// begins with and what becomes of it is in the functions `start` and `finish`, which come in another file.
 
 struct Params {
     rows: u32,
@@ -74,7 +75,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let wide = pass_ * params.blocks + block;
         let a_offset = select(block * params.a_step4, (wide / 2u) * params.inputs4, PASSES == 2u);
         let w_row = wide * params.outputs + col0;
-        //ZERO
+        //START
         for (var k0 = 0u; k0 < params.inputs4; k0 += BK4) {
             //LOAD
             workgroupBarrier();
