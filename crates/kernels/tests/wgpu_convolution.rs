@@ -8,7 +8,8 @@ mod gpu;
 use common::{bits, values, wide};
 use danaus_kernels::reference;
 use danaus_kernels::wgpu::{
-    Convolution, FarField, FilterLeaf, Kernels, Slice, Storage, TextRows, Work, gpu_filter_length,
+    Convolution, FarField, FilterLeaf, Kernels, Slice, Storage, TRANSFORM_BYTES, TextRows, Work,
+    gpu_filter_length,
 };
 use gpu::{floats, for_each_storage, places, run, stored, table, unwritten, upload};
 use proptest::prelude::*;
@@ -230,5 +231,19 @@ fn a_text_has_the_same_bits_alone_and_beside_others() {
             let got = both.convolved(kernels);
             assert_eq!(bits(&got[second * width..]), bits(&alone.convolved(kernels)), "{first} rows");
         }
+    });
+}
+
+#[test]
+fn transforms_of_any_size_give_the_same_bits() {
+    for_each_storage(|kernels, storage, _| {
+        let inputs = Inputs::new(storage, 4, 37, &[100, 77], 128);
+        let usual = kernels.transform_bytes();
+        let results = TRANSFORM_BYTES.map(|bytes| {
+            kernels.set_transform_bytes(bytes);
+            bits(&inputs.convolved(kernels))
+        });
+        kernels.set_transform_bytes(usual);
+        assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
     });
 }

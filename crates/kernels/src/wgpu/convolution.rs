@@ -88,7 +88,7 @@ impl Kernels {
     }
 
     fn transform(&self, length: usize) -> Transform {
-        Transform::of(length, self.gpu().workgroup_bytes())
+        Transform::of(length, self.gpu().workgroup_bytes(), self.transform_bytes())
     }
 
     /// Makes a leaf of a filter, of [`filter_values`](Kernels::filter_values), from the filter's `taps` forward and reverse
@@ -112,7 +112,7 @@ impl Kernels {
             return Ok(());
         }
         let transform = self.transform(length);
-        let name = format!("spectrum {}", transform.points);
+        let name = format!("spectrum {} of {}", transform.points, transform.lanes);
         let writable = [false, false, false, false, false, true];
         let kernel = self.kernel(&name, &writable, || source::spectrum(transform))?;
         let mut parameters = parameters(transform, length, width, leaf).to_vec();
@@ -170,7 +170,7 @@ impl Kernels {
             let name = format!("direct {branch:?}");
             (self.kernel(&name, branch.writable(), || source::direct(storage, branch))?, 64)
         } else {
-            let name = format!("convolve {} {branch:?}", transform.points);
+            let name = format!("convolve {} of {} {branch:?}", transform.points, transform.lanes);
             let source = || source::convolve(storage, transform, branch);
             (self.kernel(&name, branch.writable(), source)?, transform.lanes)
         };

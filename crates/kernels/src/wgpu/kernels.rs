@@ -11,12 +11,16 @@ use super::error::GpuError;
 use super::source;
 use super::submission::{Kernel, MOST_GROUPS, Pending, Slice, Work};
 
+/// Workgroup memory of transforms where it was not measured: room for two workgroups at a time in Metal's.
+const USUAL_TRANSFORM_BYTES: u32 = 16 << 10;
+
 /// A device and its kernels.
 #[derive(Debug)]
 pub struct Kernels {
     gpu: Gpu,
     nonce: Kernel,
     submissions: AtomicU32,
+    transform_bytes: AtomicU32,
     compiled: Mutex<HashMap<String, Arc<Kernel>>>,
 }
 
@@ -55,7 +59,18 @@ impl Kernels {
     /// Where the device compiles nothing.
     pub fn new(gpu: Gpu) -> Result<Self, GpuError> {
         let nonce = gpu.compile_nonce()?;
-        Ok(Self { gpu, nonce, submissions: AtomicU32::new(0), compiled: Mutex::default() })
+        let (submissions, transform_bytes) = (AtomicU32::new(0), AtomicU32::new(USUAL_TRANSFORM_BYTES));
+        Ok(Self { gpu, nonce, submissions, transform_bytes, compiled: Mutex::default() })
+    }
+
+    /// Workgroup memory that transforms take: one of [`TRANSFORM_BYTES`](super::TRANSFORM_BYTES).
+    pub fn transform_bytes(&self) -> u32 {
+        self.transform_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Chooses it. Filters that were made before serve as well.
+    pub fn set_transform_bytes(&self, bytes: u32) {
+        self.transform_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// The device.

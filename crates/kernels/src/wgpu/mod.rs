@@ -25,7 +25,7 @@ pub use kernels::{FarField, Kernels, Norm};
 pub use matrix_product::{Gate, Linear, Residual, TILES, Tile, Window};
 pub use source::{Storage, all_shaders};
 pub use submission::{Pending, Slice, Work};
-pub use tree::gpu_filter_length;
+pub use tree::{TRANSFORM_BYTES, gpu_filter_length};
 
 /// A buffer on the device. Clones share it.
 pub type GpuBuffer = ::wgpu::Buffer;

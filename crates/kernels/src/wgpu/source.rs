@@ -234,10 +234,13 @@ pub fn all_shaders(storage: Storage, workgroup_bytes: u32) -> Vec<(String, Strin
         all.push((format!("direct {branch:?}"), direct(storage, branch)));
     }
     for transform in tree::transforms(workgroup_bytes) {
-        let points = transform.points;
-        all.push((format!("spectrum {points}"), spectrum(transform)));
+        let Transform { points, lanes, .. } = transform;
+        all.push((format!("spectrum {points} of {lanes}"), spectrum(transform)));
         for branch in [Branch::Mixer, Branch::Residual] {
-            all.push((format!("convolve {points} {branch:?}"), convolve(storage, transform, branch)));
+            all.push((
+                format!("convolve {points} of {lanes} {branch:?}"),
+                convolve(storage, transform, branch),
+            ));
         }
     }
     for tile in TILES {

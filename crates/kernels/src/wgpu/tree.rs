@@ -12,6 +12,10 @@ const THREADS: u32 = 256;
 /// Channels of a workgroup, at most: enough of them for whole lines of memory.
 const MOST_LANES: u32 = 16;
 
+/// Workgroup memory that transforms may take: more of it are more channels side by side, so whole lines of memory; less of it are more
+/// workgroups at a time. Which one it is changes no result's operations.
+pub const TRANSFORM_BYTES: [u32; 3] = [8 << 10, 16 << 10, 32 << 10];
+
 /// Bytes of a complex point.
 const POINT_BYTES: u32 = 8;
 
@@ -32,11 +36,13 @@ pub(super) struct Transform {
 }
 
 impl Transform {
-    /// That of the leaves of a tree of `length` points.
-    pub fn of(length: usize, workgroup_bytes: u32) -> Self {
-        let most = (workgroup_bytes / POINT_BYTES + 1).next_power_of_two() / 2;
-        let points = most.min(length as u32);
-        Self { points, lanes: (most / points).clamp(1, MOST_LANES), threads: THREADS }
+    /// That of the leaves of a tree of `length` points on a device with so much workgroup memory, of which it takes more than
+    /// `wanted` only for a single channel.
+    pub fn of(length: usize, workgroup_bytes: u32, wanted: u32) -> Self {
+        let power_of_two = |bytes: u32| (bytes / POINT_BYTES + 1).next_power_of_two() / 2;
+        let points = power_of_two(workgroup_bytes).min(length as u32);
+        let lanes = power_of_two(wanted.min(workgroup_bytes)) / points;
+        Self { points, lanes: lanes.clamp(1, MOST_LANES), threads: THREADS }
     }
 
     /// Leaves of a tree of `length` points.
@@ -61,13 +67,15 @@ impl Transform {
 
 /// All transforms that a device with so much workgroup memory may need.
 pub(super) fn transforms(workgroup_bytes: u32) -> Vec<Transform> {
-    let lengths = (6..usize::BITS).map(|power| 1usize << power);
-    let mut all: Vec<_> = lengths
-        .map(|length| (Transform::of(length, workgroup_bytes), length))
-        .take_while(|(transform, length)| transform.points as usize == *length)
-        .collect();
-    all.dedup();
-    all.into_iter().map(|(transform, _)| transform).collect()
+    let mut all = Vec::new();
+    for wanted in TRANSFORM_BYTES {
+        let lengths = (6..usize::BITS).map(|power| 1usize << power);
+        let transforms = lengths.map(|length| (Transform::of(length, workgroup_bytes, wanted), length));
+        // Longer ones have several leaves.
+        let single = transforms.take_while(|(transform, length)| transform.points as usize == *length);
+        all.extend(single.map(|(transform, _)| transform));
+    }
+    all
 }
 
 /// The twiddle factors of all leaves of a tree of `length` points, one leaf after the other, then the powers of each leaf's
@@ -110,8 +118,12 @@ mod tests {
         for bytes in [16 << 10, 32 << 10, 48 << 10] {
             for power in 6..16 {
                 let length = 1 << power;
-                let transform = Transform::of(length, bytes);
-                assert!(transform.points * transform.lanes * POINT_BYTES <= bytes);
+                for wanted in TRANSFORM_BYTES {
+                    let transform = Transform::of(length, bytes, wanted);
+                    let taken = transform.points * transform.lanes * POINT_BYTES;
+                    assert!(taken <= bytes && (taken <= wanted || transform.lanes == 1));
+                }
+                let transform = Transform::of(length, bytes, bytes);
                 let leaves = transform.leaves(length);
                 let (_, roots) = transform.offsets(length, leaves - 1);
                 assert_eq!(twiddles(transform, length).len(), (roots + leaves) as usize, "{length}");

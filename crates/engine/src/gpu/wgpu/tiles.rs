@@ -1,18 +1,24 @@
-//! Which tiles matrix products are cut into: those that are fastest on this device, measured once and remembered. They change
-//! no bit of a result.
+//! Which tiles matrix products are cut into, and how many channels a workgroup transforms: what is fastest on this device,
+//! measured once and remembered. It changes no result's operations.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use danaus_kernels::wgpu::{GpuError, Slice, TILES, Tile, Work};
+use danaus_kernels::wgpu::{
+    Convolution, GpuError, Slice, TILES, TRANSFORM_BYTES, TextRows, Tile, Work, gpu_filter_length,
+};
 use serde::{Deserialize, Serialize};
 
 use super::WgpuAccelerator;
+use super::groups::table;
 use super::workspace::{Buffers, Sizes};
 
 /// Rows up to which each choice holds; the last one holds for more, too. Each is measured with as many.
 const ROWS: [usize; 4] = [8, 64, 256, 1024];
+
+/// Rows of the text that transforms are measured with.
+const TRANSFORMED_ROWS: usize = 512;
 
 /// Times each tile is measured: the best time counts.
 const REPEATS: usize = 3;
@@ -40,9 +46,17 @@ enum Product {
 
 const PRODUCTS: [Product; 3] = [Product::Dense, Product::Gate, Product::Down];
 
-/// What the file holds for each device: names of tiles, by product and rows.
+/// What the file holds for each device.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Remembered(BTreeMap<String, [[String; 4]; 3]>);
+struct Remembered(BTreeMap<String, Choice>);
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Choice {
+    /// Names of tiles, by product and rows.
+    tiles: [[String; 4]; 3],
+    /// Workgroup memory of transforms.
+    transform_bytes: u32,
+}
 
 impl Default for Tiles {
     fn default() -> Self {
@@ -85,13 +99,17 @@ impl Tiles {
 }
 
 impl WgpuAccelerator {
-    /// The tiles that the folder remembers for this device and model, or else those that are measured to be fastest. A program on
-    /// the CPU is measured only where there is a folder to remember it in.
+    /// The tiles that the folder remembers for this device and model, or else those that are measured to be fastest; the same for
+    /// transforms. A program on the CPU is measured only where there is a folder to remember it in.
     pub(super) fn choose_tiles(&self, cache: Option<&Path>) -> Result<Tiles, GpuError> {
         let file = cache.map(|folder| folder.join(FILE));
         let mut remembered = file.as_deref().map(read).unwrap_or_default();
         let key = self.key();
-        if let Some(tiles) = remembered.0.get(&key).and_then(Tiles::named) {
+        if let Some(choice) = remembered.0.get(&key)
+            && let Some(tiles) = Tiles::named(&choice.tiles)
+            && TRANSFORM_BYTES.contains(&choice.transform_bytes)
+        {
+            self.kernels.set_transform_bytes(choice.transform_bytes);
             return Ok(tiles);
         }
         if file.is_none() && self.kernels.gpu().is_cpu() {
@@ -99,7 +117,8 @@ impl WgpuAccelerator {
         }
         let tiles = self.measure_tiles()?;
         if let Some(file) = file {
-            remembered.0.insert(key, tiles.names());
+            let transform_bytes = self.kernels.transform_bytes();
+            remembered.0.insert(key, Choice { tiles: tiles.names(), transform_bytes });
             write(&file, &remembered);
         }
         Ok(tiles)
@@ -126,7 +145,11 @@ impl WgpuAccelerator {
                 let mut best = Duration::MAX;
                 // Tiles that would be mostly empty cannot be the fastest.
                 for tile in TILES.into_iter().filter(|tile| tile.rows() <= 4 * rows) {
-                    let time = self.time(product, tile, rows, buffers)?;
+                    let time = self.time(|work| {
+                        // Several, so that few rows' times are not those of a submission.
+                        let mut times = 0..(512 / rows).clamp(1, 8);
+                        times.try_for_each(|_| self.product(work, product, tile, rows, buffers))
+                    })?;
                     if time < best {
                         best = time;
                         tiles.0[product as usize][class] = tile;
@@ -134,26 +157,50 @@ impl WgpuAccelerator {
                 }
             }
         }
+        self.measure_transforms(most.min(TRANSFORMED_ROWS), buffers)?;
         self.keep_workspace(workspace);
         Ok(tiles)
     }
 
-    /// The best time of a product of the first layer.
-    fn time(
-        &self,
-        product: Product,
-        tile: Tile,
-        rows: usize,
-        buffers: &Buffers,
-    ) -> Result<Duration, GpuError> {
+    /// Chooses the fastest transforms, by those of one text of so many rows.
+    fn measure_transforms(&self, rows: usize, buffers: &Buffers) -> Result<(), GpuError> {
+        let (kernels, gpu) = (&self.kernels, self.kernels.gpu());
+        let (length, width) = (gpu_filter_length(rows), self.config.hidden_size);
+        let texts = gpu.upload(&table(&[TextRows { first: 0, rows: rows as u32 }]))?;
+        let twiddles = self.filters.twiddles(kernels, length)?;
+        let filter = gpu.buffer(4 * kernels.filter_values(length, width) as u64)?;
+        let convolution = Convolution {
+            width,
+            length,
+            texts: &texts,
+            range: (0, 1),
+            twiddles: &twiddles,
+            short: &self.weights.layers[0].short,
+            leaf: 0,
+        };
+        let (filter, sums) = (Slice::from(&filter), Slice::from(&buffers.sums));
+        let mut best = (Duration::MAX, kernels.transform_bytes());
+        for bytes in TRANSFORM_BYTES {
+            kernels.set_transform_bytes(bytes);
+            let time = self.time(|work| {
+                let parts = buffers.projections();
+                kernels.convolve_mixer(work, convolution, filter, parts, sums)?;
+                let outs = [sums, (&buffers.mixed).into()];
+                kernels.convolve_residual(work, convolution, filter, (&buffers.hidden).into(), outs)
+            })?;
+            best = best.min((time, bytes));
+        }
+        kernels.set_transform_bytes(best.1);
+        Ok(())
+    }
+
+    /// The best time of some work.
+    fn time(&self, fill: impl Fn(&mut Work) -> Result<(), GpuError>) -> Result<Duration, GpuError> {
         let mut best = Duration::MAX;
         // The first one compiles.
         for _ in 0..=REPEATS {
             let mut work = Work::default();
-            // Several, so that few rows' times are not those of a submission.
-            for _ in 0..(512 / rows).clamp(1, 8) {
-                self.product(&mut work, product, tile, rows, buffers)?;
-            }
+            fill(&mut work)?;
             let start = Instant::now();
             let pending = self.kernels.submit(work, None, LIMIT)?;
             self.kernels.gpu().wait(pending)?;
