@@ -1,4 +1,4 @@
-//! Every shader is valid, can be translated for Metal and Vulkan, and stays within what their devices have.
+//! Every shader is valid, can be translated for Metal, Vulkan and DirectX 12, and stays within what their devices have.
 #![cfg(feature = "wgpu")]
 
 use danaus_kernels::wgpu::{Storage, all_shaders};
@@ -72,5 +72,21 @@ fn shaders_can_be_translated_for_vulkan() {
         let options = naga::back::spv::Options::default();
         let words = naga::back::spv::write_vec(module, info, &options, None);
         assert!(!words.unwrap_or_else(|error| panic!("{name}: {error}")).is_empty());
+    });
+}
+
+#[test]
+fn shaders_can_be_translated_for_directx() {
+    for_each(|name, _, module, info| {
+        let options = naga::back::hlsl::Options {
+            shader_model: naga::back::hlsl::ShaderModel::V6_2,
+            zero_initialize_workgroup_memory: false,
+            ..Default::default()
+        };
+        let mut text = String::new();
+        let pipeline = naga::back::hlsl::PipelineOptions::default();
+        let written = naga::back::hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None);
+        written.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(text.contains("numthreads"), "{name}");
     });
 }

@@ -18,6 +18,9 @@ use super::source::Storage;
 /// Bytes of one upload: staging memory is of its size.
 const UPLOAD_BYTES: usize = 16 << 20;
 
+/// Bytes that kernels can tell apart, whose indices have 32 bits.
+const INDEXED_BYTES: u64 = 1 << 32;
+
 /// Workgroup memory that kernels use at most: what Metal has.
 const WORKGROUP_BYTES: u32 = 32 << 10;
 
@@ -132,7 +135,8 @@ impl Gpu {
 
     /// The most bytes of a buffer that a kernel may see.
     pub fn largest_binding(&self) -> u64 {
-        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
+        let limits = &self.limits;
+        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(INDEXED_BYTES)
     }
 
     /// Where in a buffer a kernel's view of it may start: at multiples of so many bytes.
