@@ -103,7 +103,7 @@ pub struct ComputeArgs {
     /// A GPU serves once it has shown that it computes what the CPU does; danaus doctor shows what there is.
     #[arg(long, env = "DANAUS_DEVICE", default_value_t = Device::Auto, value_name = "DEVICE")]
     pub device: Device,
-    /// Type of weights and activations in the matrix products: auto (f16 with CUDA, bf16 where the CPU multiplies it, else f32),
+    /// Type of weights and activations in the matrix products: auto (f16 on GPUs, bf16 where the CPU multiplies it, else f32),
     /// f32, bf16 (CPU), f16 (GPUs) or int8 (CPU)
     #[arg(long, env = "DANAUS_DTYPE", default_value_t = Dtype::Auto, value_name = "DTYPE")]
     pub dtype: Dtype,

@@ -19,10 +19,25 @@ fn main() {
             Err(error) => return println!("nothing measured: {error:?}"),
         };
         let description = accelerator.description();
-        println!("{}, {}, {}: loaded in {:.2} s", description.name, description.driver, description.dtype, start.elapsed().as_secs_f64());
-        for (batch, length) in
-            [(1, 16), (1, 128), (1, 512), (32, 16), (32, 128), (32, 512), (1, 2048), (1, 8192), (1, 16384), (1, 32768)]
-        {
+        println!(
+            "{}, {}, {}: loaded in {:.2} s",
+            description.name,
+            description.driver,
+            description.dtype,
+            start.elapsed().as_secs_f64()
+        );
+        for (batch, length) in [
+            (1, 16),
+            (1, 128),
+            (1, 512),
+            (32, 16),
+            (32, 128),
+            (32, 512),
+            (1, 2048),
+            (1, 8192),
+            (1, 16384),
+            (1, 32768),
+        ] {
             let ids: Vec<u32> = (0..length).map(|at| 1000 + (at * 7919 % 28000) as u32).collect();
             let text = PaddedText { ids: &ids, rows: length, far_field: None, pooled: Pooled::Mean };
             let texts = vec![text; batch];
@@ -38,7 +53,10 @@ fn main() {
             times.sort_by(f64::total_cmp);
             let median = times[times.len() / 2];
             let rate = (batch * length) as f64 / median * 1e3;
-            println!("{batch} x {length}: {median:.3} ms, least {:.3} ms, {rate:.0} tokens/s (first {first:.0} ms)", times[0]);
+            println!(
+                "{batch} x {length}: {median:.3} ms, least {:.3} ms, {rate:.0} tokens/s (first {first:.0} ms)",
+                times[0]
+            );
         }
         println!("memory held: {} MiB", accelerator.gpu().held() >> 20);
     }

@@ -29,7 +29,7 @@ pub enum Device {
 /// The type of weights and activations in the matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Dtype {
-    /// The device's own choice: float16 with CUDA, bfloat16 on CPUs that multiply it; else float32.
+    /// The device's own choice: float16 on GPUs that have it, bfloat16 on CPUs that multiply it; else float32.
     #[default]
     Auto,
     /// float32.

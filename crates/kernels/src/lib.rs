@@ -8,6 +8,8 @@
 //! text's) result by the same operations in the same order whatever else is in the batch and however many threads share
 //! the work: on one instruction set, results are the same bits.
 //!
+//! The module `wgpu`, where the feature of that name is on, has the same for GPUs.
+//!
 //! Each kernel has a naive float64 twin in [`reference`](mod@reference), and `tests/` compares the two on every instruction set of
 //! the machine.
 
@@ -29,6 +31,8 @@ pub mod reference;
 mod segments;
 mod short_conv;
 mod texts;
+#[cfg(feature = "wgpu")]
+pub mod wgpu;
 
 pub use buffer::{Buffer, Word};
 pub use compute::Compute;

@@ -9,6 +9,8 @@ mod examine;
 #[path = "../../tests/common/faulty.rs"]
 mod faulty;
 mod guard;
+#[cfg(feature = "wgpu")]
+pub mod wgpu;
 
 pub use accelerator::{Accelerator, Description, DeviceError, PaddedText, Pooled};
 pub use candidates::Unavailable;

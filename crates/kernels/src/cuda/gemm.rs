@@ -142,7 +142,13 @@ const STAGE_ROW: usize = 128;
 const RESIDENT_INPUTS: usize = 192;
 
 /// A tile of `gemm_half.cu`: so many stages.
-const fn tensor_core(name: &'static str, [m, n]: [usize; 2], threads: usize, stages: usize, gated: bool) -> Tile {
+const fn tensor_core(
+    name: &'static str,
+    [m, n]: [usize; 2],
+    threads: usize,
+    stages: usize,
+    gated: bool,
+) -> Tile {
     let sets = if gated { 2 } else { 1 };
     let (operands, result) = (stages * sets * (m + n) * STAGE_ROW, m * (n + 8) * 2);
     let shared = if operands > result { operands } else { result };
@@ -239,7 +245,8 @@ impl Tile {
         if let (Form::Resident, Some(gate)) = (self.form, args.gate) {
             let (tiles, groups) = ((args.n * gate.share).div_ceil(self.n), args.blocks / gate.share);
             // Each part of the outputs loads the activations anew: that costs about two tiles.
-            let cost = |&parts: &usize| (m * groups * parts).div_ceil(multiprocessors) * (tiles.div_ceil(parts) + 2);
+            let cost =
+                |&parts: &usize| (m * groups * parts).div_ceil(multiprocessors) * (tiles.div_ceil(parts) + 2);
             return [(1..=tiles).min_by_key(cost).unwrap_or(1), m, groups];
         }
         let n = args.n.div_ceil(self.n);
@@ -292,7 +299,8 @@ impl Gpu {
         let fits = tiles.into_iter().filter(|tile| {
             tile.shared <= self.shared_memory() && (tile.form != Form::Persistent || copied_whole(args))
         });
-        fits.map(|tile| Tile { module: if tile.module.is_empty() { module } else { tile.module }, ..tile }).collect()
+        fits.map(|tile| Tile { module: if tile.module.is_empty() { module } else { tile.module }, ..tile })
+            .collect()
     }
 
     /// The largest tile of which there are enough to keep the GPU busy.
@@ -301,7 +309,11 @@ impl Gpu {
         let busy = |tile: &&Tile| {
             let tiles = args.m.div_ceil(tile.m) * args.n.div_ceil(tile.n) * args.blocks;
             // Activations that stay are divided among as many blocks as there should be.
-            if tile.form == Form::Resident { args.m > tile.m / 2 } else { tiles * 10 >= self.multiprocessors() * 9 }
+            if tile.form == Form::Resident {
+                args.m > tile.m / 2
+            } else {
+                tiles * 10 >= self.multiprocessors() * 9
+            }
         };
         *tiles.iter().find(busy).unwrap_or(&tiles[tiles.len() - 1])
     }
@@ -352,7 +364,10 @@ fn parameters(args: &ProductArgs<'_>) -> RawProduct {
     let size = element.bytes();
     if element == Element::F16 {
         let aligned = [a.stride, a.offset, a.step, b.stride, b.offset, b.step, c.stride, c.offset, c.step, k];
-        assert!(aligned.iter().all(|value| value.is_multiple_of(8)), "half precision comes in chunks of 16 bytes");
+        assert!(
+            aligned.iter().all(|value| value.is_multiple_of(8)),
+            "half precision comes in chunks of 16 bytes"
+        );
     }
     let (a_rows, a_width) = if kind == ProductKind::OutLinear { (k, m) } else { (m, k) };
     let (b_rows, b_width) = if kind == ProductKind::InLinear { (k, n) } else { (n, k) };
@@ -363,7 +378,9 @@ fn parameters(args: &ProductArgs<'_>) -> RawProduct {
     };
     let last = blocks - 1;
     let gate = args.gate.map(|gate| {
-        assert!((gate.a.step, gate.b.step, gate.a.stride, gate.b.stride) == (a.step, b.step, a.stride, b.stride));
+        assert!(
+            (gate.a.step, gate.b.step, gate.a.stride, gate.b.stride) == (a.step, b.step, a.stride, b.stride)
+        );
         (operand(gate.a, a_rows, a_width, last / share, size), operand(gate.b, b_rows, b_width, last, size))
     });
     assert_eq!(gate.is_some(), kind == ProductKind::Gated, "a gated product has a gate");
@@ -378,7 +395,9 @@ fn parameters(args: &ProductArgs<'_>) -> RawProduct {
         c: extent(c, m, n, last, size),
         c_stride: c.stride as i32,
         bias: args.bias.map_or(0, |bias| part(bias, 0, biases * 4)),
-        residual: args.residual.map_or(0, |residual| extent(Block { buffer: residual, ..c }, m, n, last, size)),
+        residual: args
+            .residual
+            .map_or(0, |residual| extent(Block { buffer: residual, ..c }, m, n, last, size)),
         sizes: [m, n, k].map(|size| size as i32),
         steps: [a.step, b.step, c.step, if blocks > 1 { n } else { 0 }].map(|step| step as i32),
         a_share: share as i32,

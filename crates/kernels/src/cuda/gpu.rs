@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{self, CUdevice_attribute};
-use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DriverError};
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DriverError,
+};
 
 use super::CudaError;
 use super::modules::Modules;
@@ -150,7 +152,10 @@ impl Gpu {
     /// [`CudaError::OutOfMemory`], or the driver's error.
     pub fn zeros(&self, bytes: usize) -> Result<GpuBuffer, CudaError> {
         let doing = || format!("allocating {bytes} bytes on the GPU");
-        let slice = self.stream.alloc_zeros::<u8>(bytes.max(16)).map_err(|error| CudaError::driver(&doing(), error))?;
+        let slice = self
+            .stream
+            .alloc_zeros::<u8>(bytes.max(16))
+            .map_err(|error| CudaError::driver(&doing(), error))?;
         let address = slice.device_ptr(&self.stream).0;
         self.held.fetch_add(slice.len(), Ordering::Relaxed);
         Ok(GpuBuffer { slice, address, held: Arc::clone(&self.held) })
@@ -207,7 +212,10 @@ impl Gpu {
         while !event.try_is_complete().map_err(error)? {
             let waited = start.elapsed();
             if waited > timeout {
-                return Err(CudaError::Failed(format!("the GPU did not answer within {} s", timeout.as_secs())));
+                return Err(CudaError::Failed(format!(
+                    "the GPU did not answer within {} s",
+                    timeout.as_secs()
+                )));
             }
             if waited > SPIN {
                 std::thread::sleep(Duration::from_micros(100));

@@ -22,10 +22,7 @@ impl Gpu {
     ///
     /// # Errors
     /// The driver's, or that of `launches`.
-    pub fn record_graph(
-        &self,
-        launches: impl FnOnce() -> Result<(), CudaError>,
-    ) -> Result<Graph, CudaError> {
+    pub fn record_graph(&self, launches: impl FnOnce() -> Result<(), CudaError>) -> Result<Graph, CudaError> {
         let error = |error| CudaError::driver("recording a graph", error);
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).map_err(error)?;

@@ -63,7 +63,10 @@ impl LibraryGemm {
         let buffers = [a, b, &*c];
         for operand in 0..3 {
             let before = (batch - 1) * steps[operand] + (rows[operand] - 1) * strides[operand];
-            assert!((before + widths[operand]) * 2 <= buffers[operand].bytes(), "an operand of the library's product");
+            assert!(
+                (before + widths[operand]) * 2 <= buffers[operand].bytes(),
+                "an operand of the library's product"
+            );
         }
         // The library's matrices are column-major: ours are their transposes, and so are the factors.
         let config = MatmulConfig {

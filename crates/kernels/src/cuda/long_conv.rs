@@ -106,7 +106,9 @@ impl LengthClass {
     /// Bytes that a convolution needs beside its operands.
     pub fn collected_bytes(&self, channels: usize, texts: usize) -> usize {
         match self.variant {
-            Some(Variant { leaves: 2.., .. }) => self.at_once(channels).min(texts) * self.text_bytes(channels),
+            Some(Variant { leaves: 2.., .. }) => {
+                self.at_once(channels).min(texts) * self.text_bytes(channels)
+            }
             _ => 0,
         }
     }
@@ -321,7 +323,8 @@ mod tests {
             let mut bytes: Vec<_> = bytes.collect();
             // Zeros at the end are left out.
             bytes.resize(32, 0);
-            let values = bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap()) as usize);
+            let values =
+                bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap()) as usize);
             let Variant { points, leaves, together, threads, radices, .. } = variant;
             let expected = [[points, leaves, together, threads], radices].concat();
             assert_eq!(values.collect::<Vec<_>>(), expected, "{}", variant.module);

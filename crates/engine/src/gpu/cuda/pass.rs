@@ -99,10 +99,10 @@ impl CudaAccelerator {
             let far_field = text.far_field.as_ref().map(|far_field| self.far_field(state, far_field));
             let far_field = far_field.transpose()?;
             described.push((length, GpuText::new(start, text.rows, far_field)));
-            sums.extend(stretches(text).map(|rows| Stretch {
-                start: (start + rows.start) as i32,
-                rows: rows.len() as i32,
-            }));
+            sums.extend(
+                stretches(text)
+                    .map(|rows| Stretch { start: (start + rows.start) as i32, rows: rows.len() as i32 }),
+            );
         }
         ids.resize(pitch, self.config.pad_token_id);
         positions.resize(pitch, 0);
@@ -144,7 +144,8 @@ impl CudaAccelerator {
                 for branch in 0..2 {
                     let rows = far_field.branch(layer, branch);
                     let channels = 0..shape.width;
-                    values.extend(channels.flat_map(|channel| rows.iter().skip(channel).step_by(shape.width)));
+                    values
+                        .extend(channels.flat_map(|channel| rows.iter().skip(channel).step_by(shape.width)));
                 }
             }
             let buffer = self.gpu.upload(bytemuck::cast_slice::<u16, u8>(&values))?;

@@ -130,7 +130,8 @@ impl GuardedBackend {
     /// What is computed of a text: that of the CPU, or all of it where that would need a sketch and the GPU is faster at all of it.
     fn window(&self, text: &Text<'_>) -> Window {
         let window = self.cpu.window(text);
-        let exact = window.sketch.is_some() && self.gpu.is_faster_than_sketches() && self.trust.demoted().is_none();
+        let exact =
+            window.sketch.is_some() && self.gpu.is_faster_than_sketches() && self.trust.demoted().is_none();
         if exact { Window::alone(self.cpu.max_tokens()) } else { window }
     }
 
