@@ -39,7 +39,10 @@ fn embed(accelerator: &CudaAccelerator, case: &Case, max_tokens: usize) -> Optio
     };
     let ids = case.ids();
     let rows = if case.padding() == Padding::None { ids.len() } else { max_tokens };
-    let vector = accelerator.embed(&[PaddedText { ids: &ids, rows, far_field: None, pooled }], None).unwrap().remove(0);
+    let vector = accelerator
+        .embed(&[PaddedText { ids: &ids, rows, far_field: None, pooled }], None)
+        .unwrap()
+        .remove(0);
     Some(finish(vector, None, true).unwrap())
 }
 
@@ -50,7 +53,12 @@ fn check(accelerator: &CudaAccelerator, fixture: &str, max_tokens: usize, tolera
     for case in &golden.cases {
         let Some(got) = embed(accelerator, case, max_tokens) else { continue };
         let distance = distance(&got, &case.embedding);
-        println!("{fixture}, {dtype}, {} tokens, {}, {}: 1 - cosine {distance:.1e}", case.tokens(), case.pooling, case.padding());
+        println!(
+            "{fixture}, {dtype}, {} tokens, {}, {}: 1 - cosine {distance:.1e}",
+            case.tokens(),
+            case.pooling,
+            case.padding()
+        );
         checked += 1;
         worst = worst.max(distance);
     }
@@ -62,9 +70,17 @@ fn check(accelerator: &CudaAccelerator, fixture: &str, max_tokens: usize, tolera
 fn tiny_models() {
     for name in ["tiny-64", "tiny-96", "tiny-2-blocks"] {
         let config = read_config(&fixture(&format!("{name}/config.json"))).unwrap();
-        let (config, weights) = load_checkpoint(config, &fixture(&format!("{name}/model.safetensors"))).unwrap();
+        let (config, weights) =
+            load_checkpoint(config, &fixture(&format!("{name}/model.safetensors"))).unwrap();
         let max_tokens = config.max_tokens();
-        let model = LoadedModel { id: name.to_owned(), revision: None, config, weights, synthetic: true, padded: true };
+        let model = LoadedModel {
+            id: name.to_owned(),
+            revision: None,
+            config,
+            weights,
+            synthetic: true,
+            padded: true,
+        };
         for element in ELEMENTS {
             let Some(accelerator) = accelerator(&model, element) else { return };
             check(&accelerator, name, max_tokens, tolerance(element));
@@ -74,7 +90,9 @@ fn tiny_models() {
 
 #[test]
 fn the_80m_models() {
-    for (fixture, max_tokens) in [("m2-bert-80m-2k", 2048), ("m2-bert-80m-32k", 32768), ("m2-bert-80m-32k-padded", 32768)] {
+    for (fixture, max_tokens) in
+        [("m2-bert-80m-2k", 2048), ("m2-bert-80m-32k", 32768), ("m2-bert-80m-32k-padded", 32768)]
+    {
         let model = synthetic(&ModelConfig::m2_bert_80m(max_tokens), 1);
         for element in ELEMENTS {
             let Some(accelerator) = accelerator(&model, element) else { return };
@@ -94,9 +112,10 @@ fn a_texts_bits_do_not_depend_on_the_batch() {
             ids: &ids[index],
             rows: ids[index].len(),
             far_field: None,
-            pooled: if index % 3 == 0 { Pooled::First } else { Pooled::Mean },
+            pooled: if index.is_multiple_of(3) { Pooled::First } else { Pooled::Mean },
         };
-        let alone: Vec<_> = (0..ids.len()).map(|index| accelerator.embed(&[text(index)], None).unwrap().remove(0)).collect();
+        let alone: Vec<_> =
+            (0..ids.len()).map(|index| accelerator.embed(&[text(index)], None).unwrap().remove(0)).collect();
         let texts: Vec<_> = (0..ids.len()).map(text).collect();
         let many: Vec<_> = (0..20).flat_map(|_| texts.clone()).collect();
         let mut steps = 0;
@@ -117,7 +136,10 @@ fn a_texts_bits_do_not_depend_on_the_batch() {
         assert_eq!(steps, 24);
         for (index, run) in runs.iter().enumerate() {
             for (text, vector) in run.iter().enumerate() {
-                assert!(bits(vector) == bits(&alone[text % ids.len()]), "run {index}, text {text}, {element:?}");
+                assert!(
+                    bits(vector) == bits(&alone[text % ids.len()]),
+                    "run {index}, text {text}, {element:?}"
+                );
             }
         }
         for index in [0, 4, 9] {

@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use danaus_kernels::cuda::{
-    Block, CudaError, Element, GatedProduct, Gpu, GpuBuffer, GpuText, LibraryGemm, LibraryProduct, LongConvArgs,
-    NormArgs, ProductArgs, ProductKind, ShortConvArgs,
+    Block, CudaError, Element, GatedProduct, Gpu, GpuBuffer, GpuText, LibraryGemm, LibraryProduct,
+    LongConvArgs, NormArgs, ProductArgs, ProductKind, ShortConvArgs,
 };
 
 const WIDTH: usize = 768;
@@ -30,9 +30,19 @@ fn main() -> Result<(), CudaError> {
     for rows in [16384, 32768] {
         products(&gpu, library.as_ref(), rows)?;
     }
-    for (length, texts) in
-        [(32, 512), (64, 256), (128, 128), (256, 64), (512, 32), (1024, 16), (2048, 8), (4096, 4), (8192, 2), (16384, 1), (32768, 1)]
-    {
+    for (length, texts) in [
+        (32, 512),
+        (64, 256),
+        (128, 128),
+        (256, 64),
+        (512, 32),
+        (1024, 16),
+        (2048, 8),
+        (4096, 4),
+        (8192, 2),
+        (16384, 1),
+        (32768, 1),
+    ] {
         convolution(&gpu, length, texts)?;
     }
     short_convolution(&gpu, 16384)?;
@@ -116,7 +126,16 @@ fn products(gpu: &Gpu, library: Option<&LibraryGemm>, rows: usize) -> Result<(),
             // Without bias, residual, GELU and gate; a gated product is all blocks of the first product.
             let product = if gated {
                 let steps = [narrow, 2 * wide * narrow, 2 * wide];
-                LibraryProduct { m, n: 2 * wide, k, a_transposed: false, b_transposed: true, strides: [WIDTH, narrow, 2 * INNER], batch: BLOCKS, steps }
+                LibraryProduct {
+                    m,
+                    n: 2 * wide,
+                    k,
+                    a_transposed: false,
+                    b_transposed: true,
+                    strides: [WIDTH, narrow, 2 * INNER],
+                    batch: BLOCKS,
+                    steps,
+                }
             } else {
                 LibraryProduct {
                     m,
@@ -130,7 +149,11 @@ fn products(gpu: &Gpu, library: Option<&LibraryGemm>, rows: usize) -> Result<(),
                 }
             };
             let ms = median(gpu, || library.multiply(&product, [a, b], &mut out))?;
-            line += &format!("; cuBLASLt {ms:.3} ms ({:.0} TFLOP/s): {:.0} % of its rate", rate(ms), 100.0 * ms / best);
+            line += &format!(
+                "; cuBLASLt {ms:.3} ms ({:.0} TFLOP/s): {:.0} % of its rate",
+                rate(ms),
+                100.0 * ms / best
+            );
         }
         println!("{line}");
     }
@@ -158,7 +181,11 @@ fn convolution(gpu: &Gpu, length: usize, texts: usize) -> Result<(), CudaError> 
     };
     let ms = median(gpu, || gpu.long_conv(&class, &args))?;
     let levels = (length as f64).log2();
-    let operations = if length == 32 { 4.0 * (length * length) as f64 } else { 20.0 * length as f64 * levels + 12.0 * length as f64 };
+    let operations = if length == 32 {
+        4.0 * (length * length) as f64
+    } else {
+        20.0 * length as f64 * levels + 12.0 * length as f64
+    };
     let operations = operations * (WIDTH * texts) as f64;
     println!("long convolutions, {texts} x {length}: {ms:.3} ms ({:.1} TFLOP/s)", operations / ms / 1e9);
     Ok(())
@@ -177,7 +204,10 @@ fn short_convolution(gpu: &Gpu, pitch: usize) -> Result<(), CudaError> {
         channels: WIDTH,
     };
     let ms = median(gpu, || gpu.short_conv(&args))?;
-    println!("short convolution, {pitch} rows: {ms:.3} ms ({:.2} TB/s)", (10 * pitch * WIDTH) as f64 / ms / 1e9);
+    println!(
+        "short convolution, {pitch} rows: {ms:.3} ms ({:.2} TB/s)",
+        (10 * pitch * WIDTH) as f64 / ms / 1e9
+    );
     Ok(())
 }
 
@@ -185,7 +215,16 @@ fn norm(gpu: &Gpu, rows: usize) -> Result<(), CudaError> {
     let input = random(gpu, 2 * rows * WIDTH)?;
     let (weight, bias) = (gpu.zeros(WIDTH * 4)?, gpu.zeros(WIDTH * 4)?);
     let out = gpu.zeros(rows * WIDTH * 4)?;
-    let args = NormArgs { weight: &weight, bias: &bias, epsilon: 1e-12, width: WIDTH, rows, pitch: rows, out: &out, element: Element::F16 };
+    let args = NormArgs {
+        weight: &weight,
+        bias: &bias,
+        epsilon: 1e-12,
+        width: WIDTH,
+        rows,
+        pitch: rows,
+        out: &out,
+        element: Element::F16,
+    };
     let ms = median(gpu, || gpu.layer_norm(&args, &input))?;
     println!("LayerNorm, {rows} rows: {ms:.3} ms ({:.2} TB/s)", (rows * WIDTH * 6) as f64 / ms / 1e9);
     let ms = median(gpu, || gpu.last_layer_norm(&args, &input))?;

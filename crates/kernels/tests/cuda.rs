@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use common::{values, wide};
 use danaus_kernels::cuda::{
-    Block, Element, EmbeddingArgs, GatedProduct, Gpu, GpuBuffer, GpuText, LengthClass, LongConvArgs, NormArgs,
-    ProductArgs, ProductKind, ShortConvArgs, SineWeights, SpectrumSource, Stretch,
+    Block, Element, EmbeddingArgs, GatedProduct, Gpu, GpuBuffer, GpuText, LengthClass, LongConvArgs,
+    NormArgs, ProductArgs, ProductKind, ShortConvArgs, SineWeights, SpectrumSource, Stretch,
 };
 use danaus_kernels::reference;
 
@@ -118,7 +118,11 @@ impl Case {
         let residual = round(values(82, m * n * blocks));
         // Activations of diagonal blocks lie beside each other.
         let side_by_side = |parts: &[Vec<f32>], rows: usize, width: usize| -> Vec<f32> {
-            (0..rows).flat_map(|row| parts.iter().flat_map(move |part| part[row * width..(row + 1) * width].to_vec())).collect()
+            (0..rows)
+                .flat_map(|row| {
+                    parts.iter().flat_map(move |part| part[row * width..(row + 1) * width].to_vec())
+                })
+                .collect()
         };
         let (a_data, a_stride) = match kind {
             ProductKind::OutLinear => (transposed32(&a[0], k), m),
@@ -133,7 +137,8 @@ impl Case {
         let gate_b_buffer = upload(gpu, element, &gate_b.concat());
         let bias_buffer = upload(gpu, Element::F32, &bias);
         let residual_buffer = upload(gpu, element, &residual);
-        let out_element = if matches!(kind, ProductKind::Down | ProductKind::Taps) { Element::F32 } else { element };
+        let out_element =
+            if matches!(kind, ProductKind::Down | ProductKind::Taps) { Element::F32 } else { element };
         let out = poisoned(gpu, m * n * blocks * out_element.bytes());
         let block = |buffer, stride, step| Block { buffer, offset: 0, stride, step };
         let args = ProductArgs {
@@ -155,32 +160,46 @@ impl Case {
             c: block(&out, n * blocks, n),
         };
         let product = |a: &[f32], b: &[f32]| reference::linear(&wide(a), &wide(b), &vec![0.0; n], k);
-        let parts: Vec<Vec<f64>> = (0..blocks).map(|index| {
-            let mut c = product(&a[index / share], &b[index]);
-            if kind == ProductKind::Gated {
-                let gate = product(&gate_a[index / share], &gate_b[index]);
-                c.iter_mut().zip(gate).for_each(|(c, gate)| *c = reference::gelu(*c) * gate);
-            }
-            for (at, c) in c.iter_mut().enumerate() {
-                let (row, column) = (at / n, at % n);
-                *c += match kind {
-                    ProductKind::InLinear => f64::from(bias[row]),
-                    ProductKind::OutLinear => f64::from(bias[column]),
-                    ProductKind::Down => f64::from(bias[index * n + column]) + f64::from(residual[row * n * blocks + index * n + column]),
-                    ProductKind::Gated | ProductKind::Taps => 0.0,
-                };
-            }
-            c
-        }).collect();
-        let expected: Vec<f64> = (0..m).flat_map(|row| parts.iter().flat_map(move |part| part[row * n..(row + 1) * n].to_vec())).collect();
+        let parts: Vec<Vec<f64>> = (0..blocks)
+            .map(|index| {
+                let mut c = product(&a[index / share], &b[index]);
+                if kind == ProductKind::Gated {
+                    let gate = product(&gate_a[index / share], &gate_b[index]);
+                    c.iter_mut().zip(gate).for_each(|(c, gate)| *c = reference::gelu(*c) * gate);
+                }
+                for (at, c) in c.iter_mut().enumerate() {
+                    let (row, column) = (at / n, at % n);
+                    *c += match kind {
+                        ProductKind::InLinear => f64::from(bias[row]),
+                        ProductKind::OutLinear => f64::from(bias[column]),
+                        ProductKind::Down => {
+                            f64::from(bias[index * n + column])
+                                + f64::from(residual[row * n * blocks + index * n + column])
+                        }
+                        ProductKind::Gated | ProductKind::Taps => 0.0,
+                    };
+                }
+                c
+            })
+            .collect();
+        let expected: Vec<f64> = (0..m)
+            .flat_map(|row| parts.iter().flat_map(move |part| part[row * n..(row + 1) * n].to_vec()))
+            .collect();
         let mut first: Option<Vec<f32>> = None;
         for tile in 0..gpu.tiles(&args) {
             gpu.product_in_tile(&args, tile).unwrap();
             let got = download(gpu, out_element, &out, m * n * blocks);
             let error = relative(&got, &expected);
             println!("{kind:?} {element:?} [{m}, {n}, {k}] x {blocks}, tile {tile}: {error:.1e}");
-            assert!(error < tolerance(element), "{kind:?} {element:?} [{m}, {n}, {k}], tile {tile}: {error:e} off");
-            let same = first.get_or_insert_with(|| got.clone()).iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(
+                error < tolerance(element),
+                "{kind:?} {element:?} [{m}, {n}, {k}], tile {tile}: {error:e} off"
+            );
+            let same = first
+                .get_or_insert_with(|| got.clone())
+                .iter()
+                .zip(&got)
+                .all(|(a, b)| a.to_bits() == b.to_bits());
             assert!(same, "{kind:?} {element:?}: tile {tile} gives other bits");
         }
     }
@@ -216,11 +235,21 @@ fn products_in_every_tile() {
 const CHANNELS: usize = 24;
 
 /// Texts of these lengths in one pass, with taps for `positions`; the convolution of each against its twin.
-fn check_convolution(gpu: &Gpu, class: &LengthClass, element: Element, lengths: &[usize], positions: usize, far: bool) {
+fn check_convolution(
+    gpu: &Gpu,
+    class: &LengthClass,
+    element: Element,
+    lengths: &[usize],
+    positions: usize,
+    far: bool,
+) {
     let pitch = (lengths.iter().sum::<usize>() + 5).next_multiple_of(32);
-    let [projected, hidden] = [3, 1].map(|parts| rounded(element, &values(7 + parts, parts as usize * CHANNELS * pitch)));
+    let [projected, hidden] =
+        [3, 1].map(|parts| rounded(element, &values(7 + parts, parts as usize * CHANNELS * pitch)));
     // [branch][direction]: [channel][position]
-    let taps: Vec<Vec<f32>> = (0..4).map(|index| values(20 + index, CHANNELS * positions).iter().map(|x| 0.1 * x).collect()).collect();
+    let taps: Vec<Vec<f32>> = (0..4)
+        .map(|index| values(20 + index, CHANNELS * positions).iter().map(|x| 0.1 * x).collect())
+        .collect();
     let skips = [values(30, CHANNELS), values(31, CHANNELS)];
     let time: Vec<f32> = (0..positions).map(|at| at as f32 / positions as f32).collect();
     let deltas = values(32, CHANNELS);
@@ -240,10 +269,17 @@ fn check_convolution(gpu: &Gpu, class: &LengthClass, element: Element, lengths: 
         gpu.filters(class, &source, (&filters, branch * class.filter_bytes(CHANNELS))).unwrap();
         gpu.wait(TIMEOUT).unwrap();
     }
-    let far_values: Vec<Vec<f32>> = lengths.iter().map(|&length| bf16(&values(50 + length as u64, 2 * 2 * CHANNELS * length))).collect();
-    let far_buffers: Vec<_> = far_values.iter().map(|values| {
-        gpu.upload(&values.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_ne_bytes()).collect::<Vec<_>>()).unwrap()
-    }).collect();
+    let far_values: Vec<Vec<f32>> =
+        lengths.iter().map(|&length| bf16(&values(50 + length as u64, 2 * 2 * CHANNELS * length))).collect();
+    let far_buffers: Vec<_> = far_values
+        .iter()
+        .map(|values| {
+            gpu.upload(
+                &values.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_ne_bytes()).collect::<Vec<_>>(),
+            )
+            .unwrap()
+        })
+        .collect();
     let mut start = 3;
     let mut texts = Vec::new();
     for (index, &length) in lengths.iter().enumerate() {
@@ -262,7 +298,9 @@ fn check_convolution(gpu: &Gpu, class: &LengthClass, element: Element, lengths: 
         gated: &mixed,
         gate: &gate,
         element,
-        positions: &gpu.upload(&positions_of.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>()).unwrap(),
+        positions: &gpu
+            .upload(&positions_of.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>())
+            .unwrap(),
         taps: &f32_buffer(&short_taps),
         bias: &f32_buffer(&short_bias),
         pitch,
@@ -291,16 +329,27 @@ fn check_convolution(gpu: &Gpu, class: &LengthClass, element: Element, lengths: 
         let (mut results, mut expected) = (Vec::new(), Vec::new());
         // The twins' cost grows with the square of the length: of long texts, some positions are looked at.
         let channels = if length > 2048 { 2 } else { CHANNELS };
-        let looked_at = |at: usize| length <= 4096 || at < 40 || length - at < 40 || at % 61 == 0;
+        let looked_at = |at: usize| length <= 4096 || at < 40 || length - at < 40 || at.is_multiple_of(61);
         for channel in 0..channels {
-            let row = |data: &[f32], row: usize| wide(&data[row * pitch + start..row * pitch + start + length]);
+            let row =
+                |data: &[f32], row: usize| wide(&data[row * pitch + start..row * pitch + start + length]);
             let short = |part: usize| {
                 let at = part * CHANNELS + channel;
-                reference::short_conv(&row(&projected, at), &wide(&short_taps[3 * at..3 * at + 3]), &[f64::from(short_bias[at])])
+                reference::short_conv(
+                    &row(&projected, at),
+                    &wide(&short_taps[3 * at..3 * at + 3]),
+                    &[f64::from(short_bias[at])],
+                )
             };
             let window = |taps: &[f32]| -> Vec<f64> {
                 let taps = &taps[channel * positions..(channel + 1) * positions];
-                let mut taps: Vec<f64> = taps.iter().zip(&time).map(|(&tap, &t)| f64::from(tap) * (-f64::from(t) * f64::from(deltas[channel].abs())).exp()).collect();
+                let mut taps: Vec<f64> = taps
+                    .iter()
+                    .zip(&time)
+                    .map(|(&tap, &t)| {
+                        f64::from(tap) * (-f64::from(t) * f64::from(deltas[channel].abs())).exp()
+                    })
+                    .collect();
                 taps.resize(length.max(positions), 0.0);
                 taps.truncate(length);
                 taps
@@ -312,8 +361,10 @@ fn check_convolution(gpu: &Gpu, class: &LengthClass, element: Element, lengths: 
                     reference::long_conv(x, &forward, &reverse, &[skip])
                 } else {
                     let before = |at: usize| (0..=at).map(|j| forward[at - j] * x[j]).sum::<f64>();
-                    let behind = |at: usize| (at + 1..length).map(|j| reverse[j - at - 1] * x[j]).sum::<f64>();
-                    let y = |at: usize| if looked_at(at) { before(at) + behind(at) + skip * x[at] } else { 0.0 };
+                    let behind =
+                        |at: usize| (at + 1..length).map(|j| reverse[j - at - 1] * x[j]).sum::<f64>();
+                    let y =
+                        |at: usize| if looked_at(at) { before(at) + behind(at) + skip * x[at] } else { 0.0 };
                     (0..length).map(y).collect()
                 };
                 if far {
@@ -373,7 +424,16 @@ fn rows_are_normalised_and_summed() {
         let input = f32_buffer(&input);
         for element in [Element::F32, Element::F16] {
             let out = poisoned(gpu, width * pitch * element.bytes());
-            let norm = NormArgs { weight: &weight, bias: &bias, epsilon: 1e-12, width, rows, pitch, out: &out, element };
+            let norm = NormArgs {
+                weight: &weight,
+                bias: &bias,
+                epsilon: 1e-12,
+                width,
+                rows,
+                pitch,
+                out: &out,
+                element,
+            };
             gpu.layer_norm(&norm, &input).unwrap();
             let got = download(gpu, element, &out, width * pitch);
             let got: Vec<f32> = got.chunks_exact(pitch).flat_map(|row| row[..rows].to_vec()).collect();
@@ -382,19 +442,36 @@ fn rows_are_normalised_and_summed() {
             assert!(error < tolerance(element), "LayerNorm [{rows}, {width}] {element:?}: {error:e} off");
         }
         let out = poisoned(gpu, rows * width * 4);
-        let norm = NormArgs { weight: &weight, bias: &bias, epsilon: 1e-12, width, rows, pitch, out: &out, element: Element::F32 };
+        let norm = NormArgs {
+            weight: &weight,
+            bias: &bias,
+            epsilon: 1e-12,
+            width,
+            rows,
+            pitch,
+            out: &out,
+            element: Element::F32,
+        };
         gpu.last_layer_norm(&norm, &input).unwrap();
         let got = download(gpu, Element::F32, &out, rows * width);
         assert!(relative(&got, &expected) < tolerance(Element::F32));
-        let stretches = [Stretch { start: 0, rows: rows as i32 }, Stretch { start: 1, rows: 2.min(rows as i32 - 1) }];
+        let stretches =
+            [Stretch { start: 0, rows: rows as i32 }, Stretch { start: 1, rows: 2.min(rows as i32 - 1) }];
         let sums = poisoned(gpu, 2 * width * 4);
         let described = gpu.upload(Stretch::bytes(&stretches)).unwrap();
         gpu.sum_rows((&out, rows, width), (&described, 2), &sums).unwrap();
         let got_sums = download(gpu, Element::F32, &sums, 2 * width);
-        let expected: Vec<f64> = stretches.iter().flat_map(|stretch| {
-            let rows = wide(&got[stretch.start as usize * width..(stretch.start + stretch.rows) as usize * width]);
-            (0..width).map(move |channel| rows.iter().skip(channel).step_by(width).sum::<f64>()).collect::<Vec<_>>()
-        }).collect();
+        let expected: Vec<f64> = stretches
+            .iter()
+            .flat_map(|stretch| {
+                let rows = wide(
+                    &got[stretch.start as usize * width..(stretch.start + stretch.rows) as usize * width],
+                );
+                (0..width)
+                    .map(move |channel| rows.iter().skip(channel).step_by(width).sum::<f64>())
+                    .collect::<Vec<_>>()
+            })
+            .collect();
         assert!(relative(&got_sums, &expected) < tolerance(Element::F32));
     }
 }
@@ -406,19 +483,37 @@ fn embeddings_are_summed_and_normalised() {
     let pitch = 96;
     let ids: Vec<u32> = (0..rows).map(|row| (row * 7 % vocabulary) as u32).collect();
     let at: Vec<u32> = (0..rows).map(|row| (row % positions) as u32).collect();
-    let (word, position, token_type) = (values(1, vocabulary * width), values(2, positions * width), values(3, width));
+    let (word, position, token_type) =
+        (values(1, vocabulary * width), values(2, positions * width), values(3, width));
     let (weight, bias) = (values(4, width), values(5, width));
-    let sums: Vec<f64> = (0..rows).flat_map(|row| {
-        let (word, position, token_type) = (&word, &position, &token_type);
-        let (id, at) = (ids[row] as usize, at[row] as usize);
-        (0..width).map(move |c| f64::from(word[id * width + c]) + f64::from(position[at * width + c]) + f64::from(token_type[c]))
-    }).collect();
+    let sums: Vec<f64> = (0..rows)
+        .flat_map(|row| {
+            let (word, position, token_type) = (&word, &position, &token_type);
+            let (id, at) = (ids[row] as usize, at[row] as usize);
+            (0..width).map(move |c| {
+                f64::from(word[id * width + c])
+                    + f64::from(position[at * width + c])
+                    + f64::from(token_type[c])
+            })
+        })
+        .collect();
     let expected = transposed(&reference::layer_norm(&sums, &wide(&weight), &wide(&bias), 1e-12), width);
     let f32_buffer = |values: &[f32]| upload(gpu, Element::F32, values);
-    let words = |values: &[u32]| gpu.upload(&values.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>()).unwrap();
+    let words = |values: &[u32]| {
+        gpu.upload(&values.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>()).unwrap()
+    };
     for element in [Element::F32, Element::F16] {
         let out = poisoned(gpu, width * pitch * element.bytes());
-        let norm = NormArgs { weight: &f32_buffer(&weight), bias: &f32_buffer(&bias), epsilon: 1e-12, width, rows, pitch, out: &out, element };
+        let norm = NormArgs {
+            weight: &f32_buffer(&weight),
+            bias: &f32_buffer(&bias),
+            epsilon: 1e-12,
+            width,
+            rows,
+            pitch,
+            out: &out,
+            element,
+        };
         let args = EmbeddingArgs {
             ids: &words(&ids),
             positions: &words(&at),
@@ -446,21 +541,27 @@ fn sine_layers_are_those_of_the_twin() {
     for (layer, weight) in weights.iter().enumerate() {
         let inputs = weight.len() / order;
         let scaled: Vec<f64> = wide(weight).iter().map(|w| w * (3.0 / inputs as f64).sqrt()).collect();
-        states = reference::linear(&states, &scaled, &wide(&biases[layer * order..(layer + 1) * order]), inputs);
+        states =
+            reference::linear(&states, &scaled, &wide(&biases[layer * order..(layer + 1) * order]), inputs);
         let frequencies = &frequencies[layer * order..(layer + 1) * order];
         states.iter_mut().enumerate().for_each(|(at, x)| *x = (frequencies[at % order] * *x).sin());
     }
-    let scaled: Vec<f32> = weights.iter().flat_map(|weight| {
-        let inputs = weight.len() / order;
-        let factor = (3.0 / inputs as f64).sqrt();
-        transposed32(&weight.iter().map(|&w| (f64::from(w) * factor) as f32).collect::<Vec<_>>(), inputs)
-    }).collect();
+    let scaled: Vec<f32> = weights
+        .iter()
+        .flat_map(|weight| {
+            let inputs = weight.len() / order;
+            let factor = (3.0 / inputs as f64).sqrt();
+            transposed32(&weight.iter().map(|&w| (f64::from(w) * factor) as f32).collect::<Vec<_>>(), inputs)
+        })
+        .collect();
     let sine = SineWeights {
         features,
         order,
         weights: upload(gpu, Element::F32, &scaled),
         biases: upload(gpu, Element::F32, &biases),
-        frequencies: gpu.upload(&frequencies.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>()).unwrap(),
+        frequencies: gpu
+            .upload(&frequencies.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>())
+            .unwrap(),
     };
     let out = poisoned(gpu, positions * order * 4);
     gpu.sine_layers(&sine, &upload(gpu, Element::F32, &input), positions, &out).unwrap();

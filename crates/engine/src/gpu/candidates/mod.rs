@@ -121,8 +121,7 @@ pub(crate) fn check_cpu(dtype: Dtype) -> Result<(), EngineError> {
     if dtype != Dtype::F16 {
         return Ok(());
     }
-    let message =
-        "dtype f16 is for GPUs, and there is none: use --dtype auto, bf16 or f32";
+    let message = "dtype f16 is for GPUs, and there is none: use --dtype auto, bf16 or f32";
     Err(EngineError::Unsupported(message.to_owned()))
 }
 

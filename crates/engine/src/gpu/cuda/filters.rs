@@ -63,7 +63,10 @@ impl FilterBank {
     pub fn new(gpu: &Gpu, model: &LoadedModel, budget: usize) -> Result<Self, CudaError> {
         let config = &model.config;
         let generators = model.weights.layers.iter().map(|layer| {
-            Ok([Generator::new(gpu, config, &layer.filter)?, Generator::new(gpu, config, &layer.residual_filter)?])
+            Ok([
+                Generator::new(gpu, config, &layer.filter)?,
+                Generator::new(gpu, config, &layer.residual_filter)?,
+            ])
         });
         Ok(Self {
             generators: generators.collect::<Result<_, CudaError>>()?,
@@ -80,9 +83,9 @@ impl FilterBank {
         if let Some(length) = known.filter(|&length| length < 2 * rows || length == 32) {
             return Ok(length);
         }
-        let class = gpu.length_class(rows)?.ok_or_else(|| {
-            CudaError::Failed(format!("there is no kernel for texts of {rows} tokens"))
-        })?;
+        let class = gpu
+            .length_class(rows)?
+            .ok_or_else(|| CudaError::Failed(format!("there is no kernel for texts of {rows} tokens")))?;
         let length = class.length();
         self.grow(gpu, &class)?;
         let mut kept = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use danaus_kernels::cuda::{CudaError, Element, Gpu, GpuBuffer, Graph, GpuText, Stretch};
+use danaus_kernels::cuda::{CudaError, Element, Gpu, GpuBuffer, GpuText, Graph, Stretch};
 use danaus_model::ModelConfig;
 
 use super::pass::Signature;
