@@ -22,7 +22,9 @@ fn device(model: &LoadedModel, f16: bool) -> Arc<dyn Backend> {
     let options = WgpuOptions { allow_cpu: true, f16: Some(f16), ..WgpuOptions::default() };
     let accelerator = WgpuAccelerator::new(model, &options).unwrap_or_else(|error| panic!("{error}"));
     let guard = GuardOptions { crossover: Some(0), ..GuardOptions::default() };
-    Arc::new(GuardedBackend::new(cpu, Box::new(accelerator), &guard).unwrap_or_else(|error| panic!("{error}")))
+    Arc::new(
+        GuardedBackend::new(cpu, Box::new(accelerator), &guard).unwrap_or_else(|error| panic!("{error}")),
+    )
 }
 
 fn on_each(test: impl Fn(&Suite)) {

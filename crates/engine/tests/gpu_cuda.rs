@@ -112,7 +112,7 @@ fn a_texts_bits_do_not_depend_on_the_batch() {
             ids: &ids[index],
             rows: ids[index].len(),
             far_field: None,
-            pooled: if index % 3 == 0 { Pooled::First } else { Pooled::Mean },
+            pooled: if index.is_multiple_of(3) { Pooled::First } else { Pooled::Mean },
         };
         let alone: Vec<_> =
             (0..ids.len()).map(|index| accelerator.embed(&[text(index)], None).unwrap().remove(0)).collect();

@@ -75,85 +75,108 @@ fn block(buffer: &GpuBuffer, offset: usize, stride: usize, step: usize) -> Block
     Block { buffer, offset, stride, step }
 }
 
-fn products(gpu: &Gpu, library: Option<&LibraryGemm>, rows: usize) -> Result<(), CudaError> {
-    use ProductKind::{Down, Gated, InLinear, OutLinear};
-    let (narrow, wide) = (WIDTH / BLOCKS, INNER / BLOCKS);
-    let activations = random(gpu, rows * INNER)?;
-    let weights = random(gpu, 2 * INNER * WIDTH)?;
-    let mut out = random(gpu, 2 * rows * INNER)?;
-    let bias = gpu.zeros(4 * INNER)?;
-    for kind in [InLinear, OutLinear, Gated, Down] {
-        // m, n, k, blocks; rows of a, b and c; steps of a, b and c.
+/// A product of a layer for so many rows.
+struct Product {
+    kind: ProductKind,
+    sizes: [usize; 4],
+    /// Rows of a, b and c.
+    strides: [usize; 3],
+    /// Steps of a, b and c from block to block.
+    steps: [usize; 3],
+}
+
+impl Product {
+    fn new(kind: ProductKind, rows: usize) -> Self {
+        use ProductKind::{Gated, InLinear, OutLinear};
+        let (narrow, wide) = (WIDTH / BLOCKS, INNER / BLOCKS);
         let (sizes, strides, steps) = match kind {
             InLinear => ([3 * WIDTH, rows, WIDTH, 1], [WIDTH, rows, rows], [0; 3]),
             OutLinear => ([rows, WIDTH, WIDTH, 1], [rows, WIDTH, WIDTH], [0; 3]),
             Gated => ([rows, wide, narrow, BLOCKS], [WIDTH, narrow, INNER], [narrow, wide * narrow, wide]),
             _ => ([rows, narrow, wide, BLOCKS], [INNER, wide, WIDTH], [wide, narrow * wide, narrow]),
         };
-        let [m, n, k, blocks] = sizes;
-        let gated = kind == Gated;
-        let operations = 2.0 * (m * n * k * blocks * if gated { 2 } else { 1 }) as f64;
-        let rate = |ms: f64| operations / ms / 1e9;
+        Self { kind, sizes, strides, steps }
+    }
+
+    fn is_gated(&self) -> bool {
+        self.kind == ProductKind::Gated
+    }
+
+    /// TFLOP/s, where it takes so many milliseconds.
+    fn rate(&self, ms: f64) -> f64 {
+        let operations = 2 * self.sizes.iter().product::<usize>() * if self.is_gated() { 2 } else { 1 };
+        operations as f64 / ms / 1e9
+    }
+
+    /// As the kernels take it, with all that is fused into it.
+    fn args<'a>(
+        &self,
+        [a, b, c]: [&'a GpuBuffer; 3],
+        bias: &'a GpuBuffer,
+        residual: &'a GpuBuffer,
+    ) -> ProductArgs<'a> {
+        let &Self { kind, sizes: [m, n, k, blocks], strides, steps } = self;
+        ProductArgs {
+            kind,
+            element: Element::F16,
+            m,
+            n,
+            k,
+            blocks,
+            a: block(a, 0, strides[0], steps[0]),
+            b: block(b, 0, strides[1], steps[1]),
+            gate: self.is_gated().then(|| GatedProduct {
+                a: block(a, WIDTH / 2, strides[0], steps[0]),
+                b: block(b, INNER * k, strides[1], steps[1]),
+                share: 2,
+            }),
+            bias: (!self.is_gated()).then_some(bias),
+            residual: (kind == ProductKind::Down).then_some(residual),
+            c: block(c, 0, strides[2], steps[2]),
+        }
+    }
+
+    /// As cuBLASLt takes it: without bias, residual, GELU and gate; a gated product is all blocks of the first product.
+    fn library(&self) -> LibraryProduct {
+        let &Self { kind, sizes: [m, n, k, blocks], strides, steps } = self;
+        let (n, strides, steps) = match kind {
+            ProductKind::Gated => (2 * n, [WIDTH, k, 2 * INNER], [k, 2 * n * k, 2 * n]),
+            _ => (n, strides, steps),
+        };
+        LibraryProduct {
+            m,
+            n,
+            k,
+            a_transposed: kind == ProductKind::OutLinear,
+            b_transposed: kind != ProductKind::InLinear,
+            strides,
+            batch: blocks,
+            steps,
+        }
+    }
+}
+
+fn products(gpu: &Gpu, library: Option<&LibraryGemm>, rows: usize) -> Result<(), CudaError> {
+    use ProductKind::{Down, Gated, InLinear, OutLinear};
+    let activations = random(gpu, rows * INNER)?;
+    let weights = random(gpu, 2 * INNER * WIDTH)?;
+    let mut out = random(gpu, 2 * rows * INNER)?;
+    let bias = gpu.zeros(4 * INNER)?;
+    for kind in [InLinear, OutLinear, Gated, Down] {
+        let product = Product::new(kind, rows);
         let [a, b] = if kind == InLinear { [&weights, &activations] } else { [&activations, &weights] };
         let mut best = f64::MAX;
         let mut line = format!("{kind:?} {rows} rows:");
-        {
-            let args = ProductArgs {
-                kind,
-                element: Element::F16,
-                m,
-                n,
-                k,
-                blocks,
-                a: block(a, 0, strides[0], steps[0]),
-                b: block(b, 0, strides[1], steps[1]),
-                gate: gated.then(|| GatedProduct {
-                    a: block(a, WIDTH / 2, strides[0], steps[0]),
-                    b: block(b, INNER * narrow, strides[1], steps[1]),
-                    share: 2,
-                }),
-                bias: (!gated).then_some(&bias),
-                residual: (kind == Down).then_some(&activations),
-                c: block(&out, 0, strides[2], steps[2]),
-            };
-            for tile in 0..gpu.tiles(&args) {
-                let ms = median(gpu, || gpu.product_in_tile(&args, tile))?;
-                line += &format!(" {ms:.3} ms ({:.0} TFLOP/s)", rate(ms));
-                best = best.min(ms);
-            }
+        let args = product.args([a, b, &out], &bias, &activations);
+        for tile in 0..gpu.tiles(&args) {
+            let ms = median(gpu, || gpu.product_in_tile(&args, tile))?;
+            line += &format!(" {ms:.3} ms ({:.0} TFLOP/s)", product.rate(ms));
+            best = best.min(ms);
         }
         if let Some(library) = library {
-            // Without bias, residual, GELU and gate; a gated product is all blocks of the first product.
-            let product = if gated {
-                let steps = [narrow, 2 * wide * narrow, 2 * wide];
-                LibraryProduct {
-                    m,
-                    n: 2 * wide,
-                    k,
-                    a_transposed: false,
-                    b_transposed: true,
-                    strides: [WIDTH, narrow, 2 * INNER],
-                    batch: BLOCKS,
-                    steps,
-                }
-            } else {
-                LibraryProduct {
-                    m,
-                    n,
-                    k,
-                    a_transposed: kind == OutLinear,
-                    b_transposed: kind != InLinear,
-                    strides,
-                    batch: blocks,
-                    steps,
-                }
-            };
-            let ms = median(gpu, || library.multiply(&product, [a, b], &mut out))?;
-            line += &format!(
-                "; cuBLASLt {ms:.3} ms ({:.0} TFLOP/s): {:.0} % of its rate",
-                rate(ms),
-                100.0 * ms / best
-            );
+            let ms = median(gpu, || library.multiply(&product.library(), [a, b], &mut out))?;
+            let (rate, share) = (product.rate(ms), 100.0 * ms / best);
+            line += &format!("; cuBLASLt {ms:.3} ms ({rate:.0} TFLOP/s): {share:.0} % of its rate");
         }
         println!("{line}");
     }

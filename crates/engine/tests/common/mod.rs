@@ -67,8 +67,10 @@ pub fn golden_ids(tokens: usize) -> Vec<u32> {
     draws.into_iter().map(|u| 1000 + ((f64::from(u) + 1.0) / 2.0 * 29522.0).floor() as u32).collect()
 }
 
+/// In `DANAUS_FIXTURES` for tests that run where the sources are not, else in the repository.
 pub fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(path)
+    let here = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+    std::env::var_os("DANAUS_FIXTURES").map_or_else(here, PathBuf::from).join(path)
 }
 
 pub fn read<T: for<'de> Deserialize<'de>>(path: &str) -> T {

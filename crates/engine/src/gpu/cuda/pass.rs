@@ -1,5 +1,6 @@
 //! The forward pass: texts end to end, and what is launched for them.
 
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -83,6 +84,20 @@ fn stretches(text: &PaddedText<'_>) -> impl Iterator<Item = Range<usize>> + use<
     (0..count).step_by(STRETCH).map(move |start| start..(start + STRETCH).min(count))
 }
 
+/// A far field's values, each channel's rows beside each other.
+fn channel_by_channel(far_field: &FarField) -> Vec<u16> {
+    let shape = far_field.shape();
+    let mut values = Vec::with_capacity(shape.len());
+    for layer in 0..shape.layers {
+        for branch in 0..2 {
+            let rows = far_field.branch(layer, branch);
+            let channels = 0..shape.width;
+            values.extend(channels.flat_map(|channel| rows.iter().skip(channel).step_by(shape.width)));
+        }
+    }
+    values
+}
+
 impl CudaAccelerator {
     /// Packs texts, and prepares what they need.
     pub(super) fn pass(&self, state: &mut State, texts: &[PaddedText<'_>]) -> Result<Pass, CudaError> {
@@ -136,22 +151,14 @@ impl CudaAccelerator {
         state: &'a mut State,
         far_field: &Arc<FarField>,
     ) -> Result<(&'a GpuBuffer, usize), CudaError> {
-        let key = Arc::as_ptr(far_field) as usize;
-        if !state.far_fields.contains_key(&key) {
-            let shape = far_field.shape();
-            let mut values = Vec::with_capacity(shape.len());
-            for layer in 0..shape.layers {
-                for branch in 0..2 {
-                    let rows = far_field.branch(layer, branch);
-                    let channels = 0..shape.width;
-                    values
-                        .extend(channels.flat_map(|channel| rows.iter().skip(channel).step_by(shape.width)));
-                }
+        let (_, buffer) = match state.far_fields.entry(Arc::as_ptr(far_field) as usize) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let values = channel_by_channel(far_field);
+                let buffer = self.gpu.upload(bytemuck::cast_slice::<u16, u8>(&values))?;
+                entry.insert((Arc::clone(far_field), buffer))
             }
-            let buffer = self.gpu.upload(bytemuck::cast_slice::<u16, u8>(&values))?;
-            state.far_fields.insert(key, (Arc::clone(far_field), buffer));
-        }
-        let buffer = &state.far_fields[&key].1;
+        };
         Ok((buffer, far_field.shape().len() * 2))
     }
 
@@ -268,11 +275,10 @@ impl CudaAccelerator {
             c: rows(&workspace.wide, pass.pitch),
         })?;
         // The result of the convolutions takes the place of what the mixer's branch convolves; the mixer's last product is not there yet.
-        let (gated, gate) = (&workspace.mixed, &workspace.product);
         self.gpu.short_conv(&ShortConvArgs {
             projected: &workspace.wide,
-            gated,
-            gate,
+            gated: &workspace.mixed,
+            gate: &workspace.product,
             element: self.element,
             positions: &workspace.positions,
             taps: &weights.short_filter.weight,
@@ -280,16 +286,27 @@ impl CudaAccelerator {
             pitch: pass.pitch,
             channels: width,
         })?;
+        self.convolve(state, pass, workspace, layer)
+    }
+
+    /// A layer's long convolutions, each class of lengths by itself.
+    fn convolve(
+        &self,
+        state: &mut State,
+        pass: &Pass,
+        workspace: &Workspace,
+        layer: usize,
+    ) -> Result<(), CudaError> {
         for (length, range) in &pass.classes {
             let filters = state.filters.layer(&self.gpu, *length, layer)?;
             let args = LongConvArgs {
-                gated,
-                gate,
+                gated: &workspace.mixed,
+                gate: &workspace.product,
                 hidden: &workspace.hidden,
                 mixed: &workspace.mixed,
                 element: self.element,
                 pitch: pass.pitch,
-                channels: width,
+                channels: self.config.hidden_size,
                 layer,
                 texts: &workspace.texts,
                 range: range.clone(),
