@@ -8,11 +8,13 @@ mod trust;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Accelerator, Description, DeviceError, PaddedText};
 use crate::padding::{FarFields, Window, WindowEncoder};
-use crate::{AcceleratorInfo, Backend, BackendInfo, BackendOptions, CpuBackend, EngineError, Rechecks, Text};
+use crate::{
+    AcceleratorInfo, Backend, BackendInfo, BackendOptions, CpuBackend, EngineError, Padding, Rechecks, Text,
+};
 pub use crossover::{Crossover, Measured};
 pub(super) use crossover::{measure, measure_length};
 pub(super) use self_test::self_test;
@@ -240,13 +242,26 @@ impl GuardedBackend {
         if !drawn && !broken {
             return Ok(vector);
         }
+        // Where the GPU computes all of the padding, the CPU does, too.
+        let whole = padded.rows == self.cpu.max_tokens();
+        let text = &if whole { Text { padding: Padding::MaxLength, ..*text } } else { *text };
+        let start = Instant::now();
         let expected =
             turns.embed(&self.cpu, std::slice::from_ref(text)).map_err(Trouble::Request)?.remove(0);
+        self.trust.pause(start.elapsed());
         // Where fast padding was set meanwhile, the CPU's vector is another one.
         let comparable = self.cpu.window(text).rows.max(text.ids.len()) == padded.rows;
         let compared = match broken {
             // The model's doing, not the device's.
             _ if !is_finite(&expected) => return Ok(vector),
+            // So is this: what goes beyond half precision is the CPU's to compute.
+            true if self.gpu.description().dtype == "f16" => {
+                tracing::warn!(
+                    tokens = text.ids.len(),
+                    "a text goes beyond half precision: it was computed on the CPU"
+                );
+                return Ok(expected);
+            }
             true => Err("its vector is not finite".to_owned()),
             false if !comparable => return Ok(vector),
             false => compare(&vector, &expected, most(self.gpu.description().dtype, padded)),

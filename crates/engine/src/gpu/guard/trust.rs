@@ -2,8 +2,9 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::Rechecks;
 use crate::gpu::{PaddedText, Pooled};
@@ -25,6 +26,9 @@ pub(super) fn most(dtype: &str, text: &PaddedText<'_>) -> f64 {
     let even = text.pooled == Pooled::Mean && tokens >= MANY && text.rows == tokens;
     if even || dtype != "bf16" { MOST } else { MOST_UNEVEN }
 }
+
+/// After a check, so many times as long as it took passes without another: checks take the CPU, and requests wait for them.
+const PAUSE: u32 = 50;
 
 /// Whether all components are finite.
 pub(super) fn is_finite(vector: &[f32]) -> bool {
@@ -54,6 +58,8 @@ pub(super) struct Trust {
     /// Differs from process to process, so that the same requests are not always the ones that are checked.
     seed: u64,
     texts: AtomicU64,
+    /// Until when nothing is checked.
+    paused: Mutex<Option<Instant>>,
     agreed: AtomicU64,
     differed: AtomicU64,
     /// Why it is no longer used.
@@ -64,13 +70,33 @@ impl Trust {
     pub fn new(one_in: u64) -> Self {
         let zero = || AtomicU64::new(0);
         let seed = RandomState::new().hash_one(0_u8);
-        Self { one_in, seed, texts: zero(), agreed: zero(), differed: zero(), demoted: OnceLock::new() }
+        Self {
+            one_in,
+            seed,
+            texts: zero(),
+            paused: Mutex::default(),
+            agreed: zero(),
+            differed: zero(),
+            demoted: OnceLock::new(),
+        }
     }
 
     /// Whether to check the next text.
     pub fn draw(&self) -> bool {
         let text = self.texts.fetch_add(1, Ordering::Relaxed);
-        self.one_in > 0 && mix(self.seed.wrapping_add(text)).is_multiple_of(self.one_in)
+        let drawn = self.one_in > 0 && mix(self.seed.wrapping_add(text)).is_multiple_of(self.one_in);
+        drawn && self.paused().is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// Notes that a check took so long. (Where all texts are to be checked, all are.)
+    pub fn pause(&self, check: Duration) {
+        if self.one_in > 1 {
+            *self.paused() = Instant::now().checked_add(check.saturating_mul(PAUSE));
+        }
+    }
+
+    fn paused(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn rechecked(&self, agrees: bool) {
@@ -116,6 +142,18 @@ mod tests {
         assert_eq!((drawn(0), drawn(1)), (0, 100_000));
         let thousandth = drawn(1000);
         assert!((50..=160).contains(&thousandth), "{thousandth}");
+    }
+
+    #[test]
+    fn checks_take_a_small_part_of_the_time() {
+        let (some, all) = (Trust::new(2), Trust::new(1));
+        for trust in [&some, &all] {
+            trust.pause(Duration::from_secs(60));
+        }
+        let drawn = |trust: &Trust| (0..1000).filter(|_| trust.draw()).count();
+        assert_eq!((drawn(&some), drawn(&all)), (0, 1000));
+        some.pause(Duration::ZERO);
+        assert!(drawn(&some) > 300);
     }
 
     #[test]
