@@ -31,7 +31,9 @@ pub fn start(args: &LoggingArgs) {
 /// Keeps what libraries handle out of the log, at the level `trace` too: the hub's access token is in what goes over the wire, and
 /// `tokenizers` spells out texts.
 fn is_no_dump(metadata: &Metadata<'_>) -> bool {
-    *metadata.level() != Level::TRACE || metadata.target().starts_with("danaus")
+    // What a GPU's driver has is no news either.
+    let news = *metadata.level() != Level::INFO || !metadata.target().starts_with("wgpu");
+    news && (*metadata.level() != Level::TRACE || metadata.target().starts_with("danaus"))
 }
 
 /// Says why the process ends.
