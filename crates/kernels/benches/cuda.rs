@@ -168,9 +168,9 @@ fn products(gpu: &Gpu, library: Option<&LibraryGemm>, rows: usize) -> Result<(),
         let mut best = f64::MAX;
         let mut line = format!("{kind:?} {rows} rows:");
         let args = product.args([a, b, &out], &bias, &activations);
-        for tile in 0..gpu.tiles(&args) {
+        for (tile, module) in gpu.tiles(&args).into_iter().enumerate() {
             let ms = median(gpu, || gpu.product_in_tile(&args, tile))?;
-            line += &format!(" {ms:.3} ms ({:.0} TFLOP/s)", product.rate(ms));
+            line += &format!(" {module} {ms:.3} ms ({:.0} TFLOP/s)", product.rate(ms));
             best = best.min(ms);
         }
         if let Some(library) = library {

@@ -11,7 +11,7 @@ import pathlib
 import re
 import sys
 
-# bfloat16 on tensor cores and asynchronous copies begin here; drivers compile PTX for later GPUs. A source may name another one.
+# Asynchronous copies to shared memory begin here; drivers compile PTX for later GPUs. A source may name another one.
 ARCHITECTURE = "compute_80"
 HERE = pathlib.Path(__file__).parent
 

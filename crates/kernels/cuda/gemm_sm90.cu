@@ -247,7 +247,7 @@ template <int GROUPS, int BN, int KS> struct Gated {
 #define GATED(NAME, GROUPS, BN, KS)                                                                                               \
     extern "C" __global__ void __launch_bounds__(128 * GROUPS) NAME(Product p) { Gated<GROUPS, BN, KS>::run(p); }
 
-// As in gemm_bf16.cu.
+// As in gemm_half.cu.
 GEMM(in_linear_medium, 1, 64, 6, MAJOR_K, MAJOR_MN, BIAS_M)
 GEMM(in_linear_small, 1, 32, 8, MAJOR_K, MAJOR_MN, BIAS_M)
 GEMM(out_linear_medium, 1, 64, 6, MAJOR_MN, MAJOR_K, BIAS_N)

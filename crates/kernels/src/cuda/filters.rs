@@ -73,6 +73,18 @@ unsafe impl DeviceRepr for RawSineLayers {}
 // SAFETY: likewise.
 unsafe impl DeviceRepr for RawSpectra {}
 
+impl SineWeights {
+    /// Shared memory of a block: states before and after a layer.
+    fn shared(features: usize, order: usize) -> usize {
+        2 * TOGETHER * order.max(features) * 8
+    }
+
+    /// Whether a GPU has room for so many features and states.
+    pub fn fit(gpu: &Gpu, features: usize, order: usize) -> bool {
+        Self::shared(features, order) <= gpu.shared_memory()
+    }
+}
+
 impl Gpu {
     /// `out [positions, F]`: the states of a filter, of features `[positions, E]`; float32 both, float64 in between.
     ///
@@ -99,7 +111,7 @@ impl Gpu {
             frequencies: part(&weights.frequencies, 0, 3 * order * 8),
             out: part(out, 0, positions * order * 4),
         };
-        let shared = 2 * TOGETHER * order.max(inputs) * 8;
+        let shared = SineWeights::shared(inputs, order);
         assert!(shared <= self.shared_memory(), "states fit into shared memory");
         let function = self.modules.function("filters", "sine_layers", shared)?;
         let threads = order.next_multiple_of(32).min(256);

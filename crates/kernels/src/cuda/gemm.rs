@@ -135,6 +135,9 @@ enum Form {
     Persistent,
 }
 
+/// The module of products in half precision for all GPUs.
+const PORTABLE: &str = "gemm_half";
+
 /// Bytes of k that a stage holds, by row of a tile.
 const STAGE_ROW: usize = 128;
 
@@ -152,7 +155,7 @@ const fn tensor_core(
     let sets = if gated { 2 } else { 1 };
     let (operands, result) = (stages * sets * (m + n) * STAGE_ROW, m * (n + 8) * 2);
     let shared = if operands > result { operands } else { result };
-    Tile { module: "", name, m, n, threads, shared, form: Form::Grid }
+    Tile { module: PORTABLE, name, m, n, threads, shared, form: Form::Grid }
 }
 
 /// A tile of `gemm_sm90.cu`: one warpgroup. An operand with its own index contiguous takes whole panels of 64.
@@ -163,14 +166,14 @@ const fn hopper(name: &'static str, n: usize, stages: usize, panels: bool, resid
     assert!(operands >= result, "the result fits where the operands were");
     // What is added to the result waits behind the stages.
     let shared = operands + if residuals { result } else { 0 };
-    Tile { module: "", name, m, n, threads: 128, shared, form: Form::Grid }
+    Tile { module: "gemm_sm90", name, m, n, threads: 128, shared, form: Form::Grid }
 }
 
 /// A gated tile of `gemm_sm90.cu`: 128 or 64 rows of both halves, and two stages of weights.
 const fn resident(name: &'static str, groups: usize, n: usize) -> Tile {
     let (m, steps) = (64 * groups, RESIDENT_INPUTS / 64);
     let shared = 2 * steps * (m + 2 * n) * STAGE_ROW + m * (n + 8) * 2;
-    Tile { module: "", name, m, n, threads: 128 * groups, shared, form: Form::Resident }
+    Tile { module: "gemm_sm90", name, m, n, threads: 128 * groups, shared, form: Form::Resident }
 }
 
 /// A tile of `gemm_sm90_large.cu`: so many stages with their barriers, and the result.
@@ -278,29 +281,45 @@ impl Gpu {
     /// The driver's.
     ///
     /// # Panics
-    /// As `product`, or where the GPU has too little shared memory for that tile.
+    /// As `product`, or where there is no such tile.
     pub fn product_in_tile(&self, args: &ProductArgs<'_>, tile: usize) -> Result<(), CudaError> {
-        self.product_in(args, self.fitting(args)[tile])
+        self.product_in(args, self.every(args)[tile])
     }
 
-    /// How many tiles there are for a product on this GPU.
-    pub fn tiles(&self, args: &ProductArgs<'_>) -> usize {
-        self.fitting(args).len()
+    /// The tiles that a product can be computed in on this GPU, by the modules that they are in. Those that it takes come first, those that
+    /// it leaves to other GPUs last.
+    pub fn tiles(&self, args: &ProductArgs<'_>) -> Vec<&'static str> {
+        self.every(args).into_iter().map(|tile| tile.module).collect()
+    }
+
+    /// Tiles that this GPU takes, and those for all GPUs.
+    fn every(&self, args: &ProductArgs<'_>) -> Vec<Tile> {
+        let mut tiles = self.fitting(args);
+        if args.element == Element::F16 && tiles.iter().all(|tile| tile.module != PORTABLE) {
+            tiles.extend(self.portable(args));
+        }
+        tiles
     }
 
     /// Tiles that the GPU has shared memory for, the largest first.
     fn fitting(&self, args: &ProductArgs<'_>) -> Vec<Tile> {
+        if args.element == Element::F32 {
+            return vec![f32_tile(args.kind)];
+        }
         let wide = args.kind == ProductKind::Gated && args.k > RESIDENT_INPUTS;
-        let (module, tiles) = match (args.element, self.is_hopper() && !wide) {
-            (Element::F32, _) => return vec![f32_tile(args.kind)],
-            (Element::F16, false) => ("gemm_half", half_tiles(args.kind)),
-            (Element::F16, true) => ("gemm_sm90", hopper_tiles(args.kind)),
-        };
-        let fits = tiles.into_iter().filter(|tile| {
+        if !self.is_hopper() || wide {
+            return self.portable(args);
+        }
+        let fits = hopper_tiles(args.kind).into_iter().filter(|tile| {
             tile.shared <= self.shared_memory() && (tile.form != Form::Persistent || copied_whole(args))
         });
-        fits.map(|tile| Tile { module: if tile.module.is_empty() { module } else { tile.module }, ..tile })
-            .collect()
+        fits.collect()
+    }
+
+    /// Those for all GPUs.
+    fn portable(&self, args: &ProductArgs<'_>) -> Vec<Tile> {
+        let tiles = half_tiles(args.kind).into_iter();
+        tiles.filter(|tile| tile.shared <= self.shared_memory()).collect()
     }
 
     /// The largest tile of which there are enough to keep the GPU busy.
@@ -384,6 +403,11 @@ fn parameters(args: &ProductArgs<'_>) -> RawProduct {
         (operand(gate.a, a_rows, a_width, last / share, size), operand(gate.b, b_rows, b_width, last, size))
     });
     assert_eq!(gate.is_some(), kind == ProductKind::Gated, "a gated product has a gate");
+    if gate.is_some() {
+        let follow = c.step == n && b.step == n * b.stride && blocks.is_multiple_of(share);
+        assert!(follow, "outputs of diagonal blocks that share activations follow each other");
+    }
+    assert!(args.bias.is_none() || n.is_multiple_of(2), "biases come in pairs");
     let none = RawOperand { data: 0, stride: 0 };
     let (gate_a, gate_b) = gate.unwrap_or((none, none));
     let biases = if kind == ProductKind::InLinear { m } else { n * blocks };

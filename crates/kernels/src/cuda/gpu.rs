@@ -12,8 +12,11 @@ use cudarc::driver::{
 use super::CudaError;
 use super::modules::Modules;
 
-/// The oldest GPUs that the kernels run on: bfloat16 on tensor cores begins here.
+/// The oldest GPUs that the kernels run on: asynchronous copies to shared memory begin here.
 const LEAST_CAPABILITY: (i32, i32) = (8, 0);
+
+/// The oldest version of CUDA that a driver must know: that of the kernels' PTX.
+const LEAST_DRIVER: i32 = 12_040;
 
 /// How long the host spins for a result before it sleeps between looks.
 const SPIN: Duration = Duration::from_millis(2);
@@ -89,10 +92,16 @@ impl Gpu {
                 "{name} has compute capability {major}.{minor}: the kernels need 8.0 or later"
             )));
         }
-        // SAFETY: everything runs in one stream, in order, and buffers outlive what uses them (see `Drop` of `GpuBuffer`).
+        // SAFETY: everything runs in one stream, in order, and so does the release of buffers (see `Drop` of `GpuBuffer`).
         unsafe { context.disable_event_tracking() };
         let attribute = |attribute| context.attribute(attribute).map(|value| value as usize).map_err(error);
         let version = driver_version().map_err(error)?;
+        let driver = format!("CUDA {}.{}", version / 1000, version % 1000 / 10);
+        if version < LEAST_DRIVER {
+            return Err(CudaError::Failed(format!(
+                "the NVIDIA driver is too old: it knows {driver}, the kernels need CUDA 12.4 (driver 550 or later)"
+            )));
+        }
         Ok(Self {
             stream: context.new_stream().map_err(error)?,
             multiprocessors: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
@@ -102,7 +111,7 @@ impl Gpu {
             modules: Modules::new(&context),
             capability,
             name,
-            driver: format!("CUDA {}.{}", version / 1000, version % 1000 / 10),
+            driver,
             context,
             held: Arc::default(),
         })

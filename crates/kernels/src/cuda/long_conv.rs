@@ -171,12 +171,16 @@ pub struct GpuText {
 
 impl GpuText {
     /// A text of `rows` tokens, padding included, the first of which is column `start`. What padding behind adds is
-    /// `[layers, 2, channels, rows]` in bfloat16.
+    /// `[layers, 2, channels, rows]` in bfloat16; `shape` is the first of these and the third.
     ///
     /// # Panics
     /// Where the far field has another size.
-    pub fn new(start: usize, rows: usize, far_field: Option<(&GpuBuffer, usize)>) -> Self {
-        let far_field = far_field.map_or(0, |(values, bytes)| part(values, 0, bytes));
+    pub fn new(start: usize, rows: usize, far_field: Option<(&GpuBuffer, [usize; 2])>) -> Self {
+        let far_field = far_field.map_or(0, |(values, [layers, channels])| {
+            let bytes = layers * 2 * channels * rows * 2;
+            assert_eq!(values.bytes(), bytes.max(16), "a far field of the text's rows");
+            part(values, 0, bytes)
+        });
         Self { start: start as i32, rows: rows as i32, far_field }
     }
 

@@ -7,7 +7,9 @@
 //! mixes tokens. Products change the one into the other as they go. As on CPUs, a row's (or a text's) result is made by the same
 //! operations in the same order whatever else is in the batch.
 //!
-//! Launches are safe to call: sizes are checked against those of the buffers before anything starts.
+//! Launches are safe to call: sizes are checked against those of the buffers before anything starts. What buffers hold is not looked at:
+//! ids, positions and descriptions of texts that lie outside, or a graph whose buffers are gone, make a kernel read or write elsewhere in
+//! the GPU's memory, which gives wrong results or an error of the driver, but reaches nothing of this process.
 
 mod error;
 mod filters;

@@ -109,8 +109,7 @@ impl<'a> Convolution<'a> {
         let mut start = START;
         let mut texts = Vec::new();
         for (index, &length) in self.lengths.iter().enumerate() {
-            let bytes = self.far_values[index].len() * 2;
-            texts.push(GpuText::new(start, length, self.far.then_some((&far_buffers[index], bytes))));
+            texts.push(GpuText::new(start, length, self.far.then_some((&far_buffers[index], [2, CHANNELS]))));
             start += length;
         }
         let [mixed, gate] = [(); 2].map(|()| poisoned(gpu, CHANNELS * pitch * element.bytes()));

@@ -88,17 +88,27 @@ impl FilterBank {
             .ok_or_else(|| CudaError::Failed(format!("there is no kernel for texts of {rows} tokens")))?;
         let length = class.length();
         self.grow(gpu, &class)?;
-        let mut kept = Vec::new();
-        let bytes = 2 * class.filter_bytes(self.channels);
-        if self.held() + bytes * self.generators.len() <= self.budget {
-            for layer in 0..self.generators.len() {
-                let buffer = gpu.zeros(bytes)?;
-                self.make(gpu, &class, layer, &buffer)?;
-                kept.push(buffer);
-            }
-        }
+        let kept = match self.keep(gpu, &class) {
+            // Others took the memory: they can be made in each pass.
+            Err(CudaError::OutOfMemory(_)) => Vec::new(),
+            kept => kept?,
+        };
         self.classes.insert(length, Filters { class, kept });
         Ok(length)
+    }
+
+    /// All layers' filters of a class; none if they do not fit the budget.
+    fn keep(&self, gpu: &Gpu, class: &LengthClass) -> Result<Vec<GpuBuffer>, CudaError> {
+        let bytes = 2 * class.filter_bytes(self.channels);
+        if self.held() + bytes * self.generators.len() > self.budget {
+            return Ok(Vec::new());
+        }
+        let layer = |layer| {
+            let buffer = gpu.zeros(bytes)?;
+            self.make(gpu, class, layer, &buffer)?;
+            Ok(buffer)
+        };
+        (0..self.generators.len()).map(layer).collect()
     }
 
     /// A layer's filters of a class that was [prepared](FilterBank::prepare).
@@ -140,7 +150,7 @@ impl FilterBank {
         }
         let order = self.generators[0][0].mlps[0].0.order;
         let taps = || gpu.zeros(self.channels * positions * 4);
-        self.scratch = None;
+        // The old one stays where there is no memory for it: classes that are there need it.
         self.scratch = Some(Scratch {
             positions,
             states: gpu.zeros(positions * order * 4)?,

@@ -11,11 +11,12 @@ mod workspace;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use danaus_kernels::cuda::Element;
-use danaus_kernels::cuda::{CudaError, Gpu, GpuBuffer};
+use danaus_kernels::cuda::{CudaError, Gpu, GpuBuffer, SineWeights};
 use danaus_model::{LoadedModel, ModelConfig};
 
 use super::{Accelerator, Description, DeviceError, PaddedText};
@@ -26,6 +27,9 @@ use workspace::Workspace;
 
 /// Tokens of a pass, unless one text is longer.
 const PASS_ROWS: usize = 32_768;
+
+/// Multiprocessors of a GPU that counts as large: an A100 has 108, an H200 132.
+const LARGE_GPU: usize = 100;
 
 /// How long the GPU may take for anything that is waited for: a pass takes milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -58,6 +62,24 @@ pub struct CudaAccelerator {
     weights: GpuWeights,
     /// Who holds this may start work.
     state: Mutex<State>,
+    /// Passes that let others use the GPU between their steps: what they need must stay.
+    stepwise: AtomicUsize,
+}
+
+/// A pass among the stepwise ones, as long as it lives.
+struct Stepwise<'a>(&'a AtomicUsize);
+
+impl<'a> Stepwise<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Stepwise<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// What passes share.
@@ -118,7 +140,15 @@ impl CudaAccelerator {
         };
         let state = State { filters, workspaces: Vec::new(), far_fields: HashMap::new() };
         let config = model.config.clone();
-        Ok(Self { description, gpu, config, element, weights, state: Mutex::new(state) })
+        Ok(Self {
+            description,
+            gpu,
+            config,
+            element,
+            weights,
+            state: Mutex::new(state),
+            stepwise: AtomicUsize::new(0),
+        })
     }
 
     /// The GPU, for benchmarks.
@@ -147,6 +177,7 @@ impl CudaAccelerator {
         texts: &[PaddedText<'_>],
         between: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Vec<Vec<f32>>, DeviceError> {
+        let _stepwise = Stepwise::new(&self.stepwise);
         let pass = self.pass(&mut self.state(), texts)?;
         let mut workspace = self.workspace(&mut self.state(), &pass)?;
         let mut embedded = false;
@@ -172,12 +203,16 @@ impl CudaAccelerator {
         Ok(pass.pooled(texts, &sums, self.config.hidden_size))
     }
 
-    /// Forgets what can be made again.
+    /// Forgets what can be made again and no pass is using.
     fn make_room(&self) {
         let mut state = self.state();
         state.workspaces.clear();
-        state.far_fields.clear();
-        state.filters.clear();
+        // A pass that waits between two steps has addresses of these, and so have the graphs in its workspace. (None begins while
+        // the state is held here.)
+        if self.stepwise.load(Ordering::SeqCst) == 0 {
+            state.far_fields.clear();
+            state.filters.clear();
+        }
         // The memory is free once the stream is past its release.
         let _ = self.gpu.wait(TIMEOUT);
     }
@@ -188,9 +223,10 @@ impl Accelerator for CudaAccelerator {
         &self.description
     }
 
-    // An H200 takes 21 ms for 32,768 rows, the 16 cores beside it 40 to 60 for a window with a sketch.
+    // An H200 takes 21 ms for 32,768 rows in half precision, the 16 cores beside it 40 to 60 for a window with a sketch. Only of GPUs
+    // of about its size the same is said.
     fn is_faster_than_sketches(&self) -> bool {
-        true
+        self.element == Element::F16 && self.gpu.multiprocessors() >= LARGE_GPU
     }
 
     fn embed(
@@ -233,13 +269,16 @@ fn check_sizes(gpu: &Gpu, config: &ModelConfig) -> Result<(), CudaUnavailable> {
         && blocks.is_multiple_of(2)
         && narrow.is_multiple_of(8)
         && wide.is_multiple_of(8)
+        && SineWeights::fit(gpu, config.hyena_emb_dim, config.hyena_filter_order)
         && gpu.length_class(config.max_tokens())?.is_some();
     if !fits {
         return Err(CudaUnavailable::Failed(format!(
-            "the CUDA kernels take up to 1,024 channels, diagonal blocks in an even number, of multiples of 8, and 32,768 tokens: \
-             the model has {} channels, {blocks} blocks of {narrow} and {wide}, and {} tokens",
+            "the CUDA kernels take up to 1,024 channels, diagonal blocks in an even number, of multiples of 8, 32,768 tokens, and \
+             filters of some hundred states: the model has {} channels, {blocks} blocks of {narrow} and {wide}, {} tokens and {} \
+             states",
             config.hidden_size,
-            config.max_tokens()
+            config.max_tokens(),
+            config.hyena_filter_order
         )));
     }
     Ok(())

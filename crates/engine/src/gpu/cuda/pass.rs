@@ -145,12 +145,12 @@ impl CudaAccelerator {
         })
     }
 
-    /// A far field on the GPU, channel by channel, and its bytes.
+    /// A far field on the GPU, channel by channel, and its layers and channels.
     fn far_field<'a>(
         &self,
         state: &'a mut State,
         far_field: &Arc<FarField>,
-    ) -> Result<(&'a GpuBuffer, usize), CudaError> {
+    ) -> Result<(&'a GpuBuffer, [usize; 2]), CudaError> {
         let (_, buffer) = match state.far_fields.entry(Arc::as_ptr(far_field) as usize) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
@@ -159,7 +159,8 @@ impl CudaAccelerator {
                 entry.insert((Arc::clone(far_field), buffer))
             }
         };
-        Ok((buffer, far_field.shape().len() * 2))
+        let shape = far_field.shape();
+        Ok((buffer, [shape.layers, shape.width]))
     }
 
     /// A workspace for the pass: one that another has left, or a new one.

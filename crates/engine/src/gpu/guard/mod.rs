@@ -239,6 +239,9 @@ impl GuardedBackend {
         let broken = !is_finite(&vector);
         let vector = self.cpu.after_pooling(vector, text.pooling);
         let drawn = self.trust.draw() && padded.rows <= self.recheck_rows;
+        if !broken {
+            self.trust.finite();
+        }
         if !drawn && !broken {
             return Ok(vector);
         }
@@ -248,23 +251,17 @@ impl GuardedBackend {
         let start = Instant::now();
         let expected =
             turns.embed(&self.cpu, std::slice::from_ref(text)).map_err(Trouble::Request)?.remove(0);
-        self.trust.pause(start.elapsed());
-        // Where fast padding was set meanwhile, the CPU's vector is another one.
-        let comparable = self.cpu.window(text).rows.max(text.ids.len()) == padded.rows;
+        if drawn {
+            self.trust.pause(start.elapsed());
+        }
+        let dtype = self.gpu.description().dtype;
         let compared = match broken {
             // The model's doing, not the device's.
             _ if !is_finite(&expected) => return Ok(vector),
             // So is this: what goes beyond half precision is the CPU's to compute.
-            true if self.gpu.description().dtype == "f16" => {
-                tracing::warn!(
-                    tokens = text.ids.len(),
-                    "a text goes beyond half precision: it was computed on the CPU"
-                );
-                return Ok(expected);
-            }
+            true if dtype == "f16" && self.trust.overflows() => return Ok(expected),
             true => Err("its vector is not finite".to_owned()),
-            false if !comparable => return Ok(vector),
-            false => compare(&vector, &expected, most(self.gpu.description().dtype, padded)),
+            false => compare(&vector, &expected, most(dtype, padded)),
         };
         self.trust.rechecked(compared.is_ok());
         match compared {

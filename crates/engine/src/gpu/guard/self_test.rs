@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Distrust;
 use super::supervised::{Supervised, Turns};
-use super::trust::{compare, most};
+use super::trust::{compare, is_finite, most};
 use crate::gpu::{DeviceError, PaddedText, Pooled};
 use crate::padding::{FarField, Record, Recording, Window};
 use crate::{Backend, CpuBackend, EngineError, Pooling};
@@ -128,7 +128,12 @@ pub(super) fn test_later(cpu: &CpuBackend, gpu: &Supervised, tokens: usize) -> R
     };
     let expected = cpu.windows().encode(&ids, Window::alone(tokens), &mut Record::default());
     let expected = expected.map_err(Distrust::Cpu)?.swap_remove(Pooling::Mean as usize);
-    let compared = compare(&vector, &expected, most(gpu.description().dtype, &text));
+    let dtype = gpu.description().dtype;
+    // A text that goes beyond half precision is the CPU's to compute, and no reason for distrust.
+    if dtype == "f16" && !is_finite(&vector) && is_finite(&expected) {
+        return Ok(());
+    }
+    let compared = compare(&vector, &expected, most(dtype, &text));
     compared.map(drop).map_err(|reason| Distrust::Device(format!("a text of {tokens} tokens: {reason}")))
 }
 

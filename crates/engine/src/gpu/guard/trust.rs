@@ -30,6 +30,9 @@ pub(super) fn most(dtype: &str, text: &PaddedText<'_>) -> f64 {
 /// After a check, so many times as long as it took passes without another: checks take the CPU, and requests wait for them.
 const PAUSE: u32 = 50;
 
+/// So many texts in a row that go beyond half precision are no text's doing any more.
+const MOST_OVERFLOWS: u64 = 16;
+
 /// Whether all components are finite.
 pub(super) fn is_finite(vector: &[f32]) -> bool {
     vector.iter().all(|component| component.is_finite())
@@ -58,6 +61,8 @@ pub(super) struct Trust {
     /// Differs from process to process, so that the same requests are not always the ones that are checked.
     seed: u64,
     texts: AtomicU64,
+    /// Texts in a row that went beyond half precision.
+    overflows: AtomicU64,
     /// Until when nothing is checked.
     paused: Mutex<Option<Instant>>,
     agreed: AtomicU64,
@@ -74,6 +79,7 @@ impl Trust {
             one_in,
             seed,
             texts: zero(),
+            overflows: zero(),
             paused: Mutex::default(),
             agreed: zero(),
             differed: zero(),
@@ -93,6 +99,18 @@ impl Trust {
         if self.one_in > 1 {
             *self.paused() = Instant::now().checked_add(check.saturating_mul(PAUSE));
         }
+    }
+
+    /// Notes a vector that is finite.
+    pub fn finite(&self) {
+        self.overflows.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes a vector in half precision that is not finite where the CPU's is, and says whether that may be the text's doing.
+    pub fn overflows(&self) -> bool {
+        let so_far = self.overflows.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::warn!(in_a_row = so_far, "a text goes beyond half precision: it was computed on the CPU");
+        so_far < MOST_OVERFLOWS
     }
 
     fn paused(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -154,6 +172,17 @@ mod tests {
         assert_eq!((drawn(&some), drawn(&all)), (0, 1000));
         some.pause(Duration::ZERO);
         assert!(drawn(&some) > 300);
+    }
+
+    #[test]
+    fn many_overflows_in_a_row_are_no_texts_doing() {
+        let trust = Trust::new(0);
+        for _ in 0..3 {
+            assert!((1..MOST_OVERFLOWS).all(|_| trust.overflows()));
+            trust.finite();
+        }
+        assert!((1..MOST_OVERFLOWS).all(|_| trust.overflows()));
+        assert!(!trust.overflows());
     }
 
     #[test]
