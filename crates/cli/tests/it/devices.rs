@@ -60,8 +60,8 @@ fn dtypes_are_for_the_devices_that_have_them() {
     without_gpu("info --device cpu --dtype f16")
         .fails(1, &["dtype f16 is for GPUs", "--dtype auto, bf16 or f32"]);
     for (device, dtype, dtypes) in [
-        ("cuda", "f16", "auto, f32, bf16"),
-        ("cuda", "int8", "auto, f32, bf16"),
+        ("cuda", "bf16", "auto, f32, f16"),
+        ("cuda", "int8", "auto, f32, f16"),
         ("vulkan", "bf16", "auto, f32, f16"),
         ("mps", "int8", "auto, f32, f16"),
     ] {
