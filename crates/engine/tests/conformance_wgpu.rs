@@ -9,8 +9,9 @@ mod conformance;
 
 use std::sync::Arc;
 
+use common::adapters::{has_f16, there_is_a_device};
 use conformance::{Suite, Tolerance};
-use danaus_engine::gpu::wgpu::{Api, WgpuAccelerator, WgpuOptions, list_adapters};
+use danaus_engine::gpu::wgpu::{WgpuAccelerator, WgpuOptions};
 use danaus_engine::gpu::{GuardOptions, GuardedBackend};
 use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Padding};
 use danaus_model::LoadedModel;
@@ -28,13 +29,11 @@ fn device(model: &LoadedModel, f16: bool) -> Arc<dyn Backend> {
 }
 
 fn on_each(test: impl Fn(&Suite)) {
-    let found = list_adapters(Api::Any);
-    if found.is_empty() {
-        assert!(std::env::var_os("DANAUS_REQUIRE_VULKAN").is_none(), "no device was found");
-        return println!("not tested: no Metal, Vulkan or DirectX 12 device was found");
+    if !there_is_a_device() {
+        return;
     }
     test(&Suite { make: |model| device(model, false), tolerance: Tolerance::F32 });
-    if found.iter().any(|adapter| adapter.f16) {
+    if has_f16() {
         test(&Suite { make: |model| device(model, true), tolerance: Tolerance::SMALLER });
     }
 }

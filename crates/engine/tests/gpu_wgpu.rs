@@ -8,30 +8,17 @@ mod common;
 
 use std::ops::ControlFlow;
 
+use common::adapters::{has_f16, there_is_a_device};
 use common::{Case, Embeddings, backend, bits, embed, fixture, golden_ids, read, small_config};
-use danaus_engine::gpu::wgpu::{Api, WgpuAccelerator, WgpuOptions, list_adapters};
+use danaus_engine::gpu::wgpu::{WgpuAccelerator, WgpuOptions};
 use danaus_engine::gpu::{Accelerator, DeviceError, PaddedText, Pooled};
 use danaus_engine::padding::{FarField, Record, Recording, Window, distance};
 use danaus_engine::{Backend, Padding, Pooling, finish};
 use danaus_model::{LoadedModel, ModelConfig, load_checkpoint, read_config, synthetic};
 
-fn there_is_a_device() -> bool {
-    let found = list_adapters(Api::Any);
-    if found.is_empty() {
-        assert!(std::env::var_os("DANAUS_REQUIRE_VULKAN").is_none(), "no device was found");
-        println!("not tested: no Metal, Vulkan or DirectX 12 device was found");
-    }
-    !found.is_empty()
-}
-
 fn accelerator(model: &LoadedModel, f16: bool) -> WgpuAccelerator {
     let options = WgpuOptions { allow_cpu: true, f16: Some(f16), ..WgpuOptions::default() };
     WgpuAccelerator::new(model, &options).unwrap()
-}
-
-/// Whether the device stores float16.
-fn has_f16() -> bool {
-    list_adapters(Api::Any).iter().any(|adapter| adapter.f16)
 }
 
 fn text(ids: &[u32], rows: usize, pooled: Pooled) -> PaddedText<'_> {

@@ -199,7 +199,6 @@ fn convolution(gpu: &Gpu, length: usize, texts: usize) -> Result<(), CudaError> 
         texts: &gpu.upload(GpuText::bytes(&described))?,
         range: 0..texts,
         filters: &random(gpu, class.filter_bytes(WIDTH))?,
-        filter_offset: 0,
         collected: &gpu.zeros(class.collected_bytes(WIDTH, texts))?,
     };
     let ms = median(gpu, || gpu.long_conv(&class, &args))?;

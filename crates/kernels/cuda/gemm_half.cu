@@ -2,16 +2,10 @@
 //
 // A block of threads computes a tile BM x BN; operands stream through STAGES buffers in shared memory, 64 of k at a time, in chunks
 // of 16 bytes that are permuted so that neither the copies nor ldmatrix meet bank conflicts.
+#include "copies.cuh"
 #include "gemm.cuh"
 
 static const int BK = 64;
-
-__device__ __forceinline__ void copy_chunk(u32 target, const void *source, bool valid) {
-    int bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes));
-}
-
-__device__ __forceinline__ void copies_end() { asm volatile("cp.async.commit_group;"); }
 
 template <int PENDING> __device__ __forceinline__ void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING));

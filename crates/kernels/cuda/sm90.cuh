@@ -1,17 +1,11 @@
 // What products on Hopper GPUs share: the instruction, its fences, and how results are written.
 #pragma once
+#include "copies.cuh"
 #include "gemm.cuh"
 #include "wgmma.cuh"
 
 static const int BK = 64;
 static const int ROW_BYTES = 128, PANEL_BYTES = BK * ROW_BYTES;
-
-__device__ __forceinline__ void copy_chunk(u32 target, const void *source, bool valid) {
-    int bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes));
-}
-
-__device__ __forceinline__ void copies_end() { asm volatile("cp.async.commit_group;"); }
 
 // Until all but the last PENDING groups of copies are there, and the tensor cores see them.
 template <int PENDING> __device__ __forceinline__ void wait_for_copies() {

@@ -11,7 +11,7 @@ use super::{CpuBackend, Pass, Watch, filter_lengths};
 use crate::profile::Stage;
 
 /// Steps that a layer takes: the one that mixes tokens, and the one that mixes channels.
-pub(super) const STEPS_PER_LAYER: usize = 2;
+pub(crate) const STEPS_PER_LAYER: usize = 2;
 
 /// A pass between two steps: what has been computed is in a workspace.
 pub(super) struct Running<'a> {

@@ -26,7 +26,7 @@ use crate::profile::{Clock, Profile, Stage};
 use crate::{Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Pooling, Text};
 use crate::{gpu, machine};
 use filters::FilterBank;
-use forward::STEPS_PER_LAYER;
+pub(crate) use forward::STEPS_PER_LAYER;
 use weights::EncoderWeights;
 use workspace::Workspace;
 

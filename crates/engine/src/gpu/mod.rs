@@ -9,6 +9,8 @@ mod examine;
 #[path = "../../tests/common/faulty.rs"]
 mod faulty;
 mod guard;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod runs;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 
@@ -17,3 +19,5 @@ pub use candidates::Unavailable;
 pub(crate) use candidates::{check, check_cpu, choose};
 pub use examine::{Examined, Found, examine};
 pub use guard::{Crossover, Distrust, GuardOptions, GuardedBackend, Measured, ProbeResult, SelfTest};
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use runs::runs;

@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use danaus_kernels::wgpu::{Gpu, GpuError, GpuOptions, Kernels, Storage, adapters};
 use danaus_model::{LoadedModel, ModelConfig};
 
-use super::{Accelerator, Description, DeviceError, PaddedText};
+use super::{Accelerator, Description, DeviceError, PaddedText, runs};
 use far_fields::FarFieldBank;
 use filters::FilterBank;
 use tiles::Tiles;
@@ -123,7 +123,7 @@ impl Accelerator for WgpuAccelerator {
     ) -> Result<Vec<Vec<f32>>, DeviceError> {
         self.kernels.gpu().check().map_err(device_error)?;
         let mut vectors = Vec::with_capacity(texts.len());
-        for group in groups::split(texts, self.most_rows()) {
+        for group in runs(texts, self.most_rows()) {
             let mut workspace = self.take_workspace();
             let between = between.as_mut().map(|between| &mut **between as &mut dyn FnMut() -> _);
             let embedded = self.embed_group(group, &mut workspace, between);

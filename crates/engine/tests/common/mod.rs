@@ -1,6 +1,8 @@
 //! What tests share: fixtures, the comparison that names the worst component, and files of far fields.
 #![allow(dead_code)] // each test binary uses its part
 
+#[cfg(feature = "wgpu")]
+pub mod adapters;
 pub mod faulty;
 
 use std::path::PathBuf;

@@ -213,10 +213,8 @@ pub struct LongConvArgs<'a> {
     pub texts: &'a GpuBuffer,
     /// The first of them, and how many.
     pub range: std::ops::Range<usize>,
-    /// The filters of both branches, from `filter_offset` bytes on.
+    /// The filters of both branches, one after the other.
     pub filters: &'a GpuBuffer,
-    /// See `filters`.
-    pub filter_offset: usize,
     /// [`LengthClass::collected_bytes`]
     pub collected: &'a GpuBuffer,
 }
@@ -291,7 +289,7 @@ impl Gpu {
                 channels: channels as i32,
                 layer: args.layer as i32,
                 texts: part(args.texts, start * size_of::<GpuText>(), count * size_of::<GpuText>()),
-                filters: part(args.filters, args.filter_offset, 2 * class.filter_bytes(channels)),
+                filters: part(args.filters, 0, 2 * class.filter_bytes(channels)),
                 roots: class.roots_address(),
                 collected: part(args.collected, 0, collected),
             };

@@ -126,7 +126,6 @@ impl<'a> Convolution<'a> {
             texts: &gpu.upload(GpuText::bytes(&texts)).unwrap(),
             range: 0..texts.len(),
             filters: &filters,
-            filter_offset: 0,
             collected: &gpu.zeros(class.collected_bytes(CHANNELS, texts.len())).unwrap(),
         };
         gpu.long_conv(class, &args).unwrap();

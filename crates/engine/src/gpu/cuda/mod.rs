@@ -19,7 +19,7 @@ pub use danaus_kernels::cuda::Element;
 use danaus_kernels::cuda::{CudaError, Gpu, GpuBuffer, SineWeights};
 use danaus_model::{LoadedModel, ModelConfig};
 
-use super::{Accelerator, Description, DeviceError, PaddedText};
+use super::{Accelerator, Description, DeviceError, PaddedText, runs};
 use crate::padding::FarField;
 use filters::FilterBank;
 use weights::GpuWeights;
@@ -180,21 +180,18 @@ impl CudaAccelerator {
         let _stepwise = Stepwise::new(&self.stepwise);
         let pass = self.pass(&mut self.state(), texts)?;
         let mut workspace = self.workspace(&mut self.state(), &pass)?;
-        let mut embedded = false;
-        for layer in 0..self.config.num_hidden_layers {
-            for step in [Self::mix_sequence, Self::mix_state] {
-                if between().is_break() {
-                    self.state().workspaces.push(workspace);
-                    return Err(DeviceError::Stopped);
-                }
-                let mut state = self.state();
-                if !std::mem::replace(&mut embedded, true) {
-                    self.write_inputs(&pass, &mut workspace)?;
-                    self.embed_tokens(&pass, &workspace)?;
-                }
-                step(self, &mut state, &pass, &workspace, layer)?;
-                self.gpu.wait(TIMEOUT)?;
+        for step in 0..self.steps() {
+            if between().is_break() {
+                self.state().workspaces.push(workspace);
+                return Err(DeviceError::Stopped);
             }
+            let mut state = self.state();
+            if step == 0 {
+                self.write_inputs(&pass, &mut workspace)?;
+                self.embed_tokens(&pass, &workspace)?;
+            }
+            self.step(&mut state, &pass, &workspace, step)?;
+            self.gpu.wait(TIMEOUT)?;
         }
         let mut state = self.state();
         self.sum(&pass, &workspace)?;
@@ -235,14 +232,7 @@ impl Accelerator for CudaAccelerator {
         mut between: Option<&mut dyn FnMut() -> ControlFlow<()>>,
     ) -> Result<Vec<Vec<f32>>, DeviceError> {
         let mut vectors = Vec::with_capacity(texts.len());
-        let mut rest = texts;
-        while !rest.is_empty() {
-            let mut rows = 0;
-            let fits = rest.iter().take_while(|text| {
-                rows += text.rows;
-                rows <= PASS_ROWS
-            });
-            let (texts, others) = rest.split_at(fits.count().max(1));
+        for texts in runs(texts, PASS_ROWS) {
             let mut pass = || match &mut between {
                 Some(between) => self.embed_pass_stepwise(texts, *between),
                 None => self.embed_pass(texts),
@@ -255,7 +245,6 @@ impl Accelerator for CudaAccelerator {
                 result => result,
             };
             vectors.extend(result?);
-            rest = others;
         }
         Ok(vectors)
     }

@@ -12,6 +12,7 @@ use danaus_kernels::cuda::{
 use super::weights::{GpuLayer, GpuNorm};
 use super::workspace::{Needs, Workspace};
 use super::{CudaAccelerator, State, TIMEOUT};
+use crate::cpu::STEPS_PER_LAYER;
 use crate::gpu::{PaddedText, Pooled};
 use crate::padding::FarField;
 
@@ -173,7 +174,7 @@ impl CudaAccelerator {
         };
         // The smallest that serves: it has this pass's recordings.
         let serves = state.workspaces.iter().enumerate().filter(|(_, workspace)| workspace.serves(&needs));
-        if let Some((index, _)) = serves.min_by_key(|(_, workspace)| workspace.pitch) {
+        if let Some((index, _)) = serves.min_by_key(|(_, workspace)| workspace.capacity.pitch) {
             return Ok(state.workspaces.swap_remove(index));
         }
         let larger = Needs { pitch: needs.pitch.next_power_of_two().max(512), ..needs };
@@ -196,10 +197,7 @@ impl CudaAccelerator {
         }
         let launch = |state: &mut State, workspace: &Workspace| {
             self.embed_tokens(pass, workspace)?;
-            for layer in 0..self.config.num_hidden_layers {
-                self.mix_sequence(state, pass, workspace, layer)?;
-                self.mix_state(state, pass, workspace, layer)?;
-            }
+            (0..self.steps()).try_for_each(|step| self.step(state, pass, workspace, step))?;
             self.sum(pass, workspace)
         };
         if pass.pitch > RECORDED_ROWS || !pass.kept {
@@ -252,8 +250,29 @@ impl CudaAccelerator {
         self.gpu.embed(&self.norm(pass, &self.weights.norm, &workspace.hidden), &args)
     }
 
+    /// Steps of a pass.
+    pub(super) fn steps(&self) -> usize {
+        STEPS_PER_LAYER * self.config.num_hidden_layers
+    }
+
+    /// Starts a step: half a layer.
+    pub(super) fn step(
+        &self,
+        state: &mut State,
+        pass: &Pass,
+        workspace: &Workspace,
+        step: usize,
+    ) -> Result<(), CudaError> {
+        let layer = step / STEPS_PER_LAYER;
+        if step.is_multiple_of(STEPS_PER_LAYER) {
+            self.mix_sequence(state, pass, workspace, layer)
+        } else {
+            self.mix_state(pass, workspace, layer)
+        }
+    }
+
     /// A layer's first product and its convolutions.
-    pub(super) fn mix_sequence(
+    fn mix_sequence(
         &self,
         state: &mut State,
         pass: &Pass,
@@ -261,20 +280,10 @@ impl CudaAccelerator {
         layer: usize,
     ) -> Result<(), CudaError> {
         let (weights, width) = (&self.weights.layers[layer], self.config.hidden_size);
-        self.gpu.product(&ProductArgs {
-            kind: ProductKind::InLinear,
-            element: self.element,
-            m: 3 * width,
-            n: pass.pitch,
-            k: width,
-            blocks: 1,
-            a: rows(&weights.in_linear.weight, width),
-            b: rows(&workspace.hidden, pass.pitch),
-            gate: None,
-            bias: Some(&weights.in_linear.bias),
-            residual: None,
-            c: rows(&workspace.wide, pass.pitch),
-        })?;
+        let (a, b) = (rows(&weights.in_linear.weight, width), rows(&workspace.hidden, pass.pitch));
+        let c = rows(&workspace.wide, pass.pitch);
+        let bias = &weights.in_linear.bias;
+        self.dense(ProductKind::InLinear, [3 * width, pass.pitch], [a, b], bias, c)?;
         // The result of the convolutions takes the place of what the mixer's branch convolves; the mixer's last product is not there yet.
         self.gpu.short_conv(&ShortConvArgs {
             projected: &workspace.wide,
@@ -312,7 +321,6 @@ impl CudaAccelerator {
                 texts: &workspace.texts,
                 range: range.clone(),
                 filters: filters.filters,
-                filter_offset: 0,
                 collected: &workspace.collected,
             };
             self.gpu.long_conv(filters.class, &args)?;
@@ -321,34 +329,43 @@ impl CudaAccelerator {
     }
 
     /// The rest of a layer: nothing here looks across tokens.
-    pub(super) fn mix_state(
-        &self,
-        _: &mut State,
-        pass: &Pass,
-        workspace: &Workspace,
-        layer: usize,
-    ) -> Result<(), CudaError> {
+    fn mix_state(&self, pass: &Pass, workspace: &Workspace, layer: usize) -> Result<(), CudaError> {
         let (weights, width) = (&self.weights.layers[layer], self.config.hidden_size);
-        self.gpu.product(&ProductArgs {
-            kind: ProductKind::OutLinear,
-            element: self.element,
-            m: pass.pitch,
-            n: width,
-            k: width,
-            blocks: 1,
-            a: rows(&workspace.mixed, pass.pitch),
-            b: rows(&weights.out_linear.weight, width),
-            gate: None,
-            bias: Some(&weights.out_linear.bias),
-            residual: None,
-            c: rows(&workspace.product, width),
-        })?;
+        let (a, b) = (rows(&workspace.mixed, pass.pitch), rows(&weights.out_linear.weight, width));
+        let c = rows(&workspace.product, width);
+        let bias = &weights.out_linear.bias;
+        self.dense(ProductKind::OutLinear, [pass.pitch, width], [a, b], bias, c)?;
         self.mlp(pass, workspace, weights)?;
         if layer + 1 < self.config.num_hidden_layers {
             self.gpu.layer_norm(&self.norm(pass, &weights.norm, &workspace.hidden), &workspace.sums)
         } else {
             self.gpu.last_layer_norm(&self.norm(pass, &weights.norm, &workspace.wide), &workspace.sums)
         }
+    }
+
+    /// One of the mixer's products, `[m, n]`, over all channels.
+    fn dense(
+        &self,
+        kind: ProductKind,
+        [m, n]: [usize; 2],
+        [a, b]: [Block<'_>; 2],
+        bias: &GpuBuffer,
+        c: Block<'_>,
+    ) -> Result<(), CudaError> {
+        self.gpu.product(&ProductArgs {
+            kind,
+            element: self.element,
+            m,
+            n,
+            k: self.config.hidden_size,
+            blocks: 1,
+            a,
+            b,
+            gate: None,
+            bias: Some(bias),
+            residual: None,
+            c,
+        })
     }
 
     /// Both of the MLP's products, block-diagonal: a diagonal block of the second takes what two of the first give.

@@ -7,13 +7,10 @@ use danaus_model::ModelConfig;
 
 use super::pass::Signature;
 
-/// Buffers for passes of up to `pitch` tokens, `texts` texts and `stretches` stretches.
+/// Buffers for passes that need no more than its capacity.
 #[derive(Debug)]
 pub(super) struct Workspace {
-    pub pitch: usize,
-    pub texts_capacity: usize,
-    pub stretches_capacity: usize,
-    pub collected_bytes: usize,
+    pub capacity: Needs,
     pub ids: GpuBuffer,
     pub positions: GpuBuffer,
     pub texts: GpuBuffer,
@@ -47,15 +44,16 @@ pub(super) struct Needs {
 impl Workspace {
     pub fn new(gpu: &Gpu, config: &ModelConfig, element: Element, needs: Needs) -> Result<Self, CudaError> {
         // Passes differ: a little more than this one needs saves making it again for the next.
-        let (pitch, texts) = (needs.pitch, needs.texts.next_power_of_two().max(32));
-        let stretches = needs.stretches.next_power_of_two().max(64);
+        let capacity = Needs {
+            texts: needs.texts.next_power_of_two().max(32),
+            stretches: needs.stretches.next_power_of_two().max(64),
+            ..needs
+        };
+        let Needs { pitch, texts, stretches, collected_bytes } = capacity;
         let (width, size) = (config.hidden_size, element.bytes());
         let wide = (3 * width).max(config.intermediate_size) * size;
         Ok(Self {
-            pitch,
-            texts_capacity: texts,
-            stretches_capacity: stretches,
-            collected_bytes: needs.collected_bytes,
+            capacity,
             ids: gpu.zeros(pitch * 4)?,
             positions: gpu.zeros(pitch * 4)?,
             texts: gpu.zeros(texts * size_of::<GpuText>())?,
@@ -65,16 +63,17 @@ impl Workspace {
             product: gpu.zeros(pitch * width * size)?,
             wide: gpu.zeros(pitch * wide.max(4 * width))?,
             sums: gpu.zeros(pitch * width * size)?,
-            collected: gpu.zeros(needs.collected_bytes)?,
+            collected: gpu.zeros(collected_bytes)?,
             pooled: gpu.zeros(stretches * width * 4)?,
             graphs: HashMap::new(),
         })
     }
 
     pub fn serves(&self, needs: &Needs) -> bool {
-        self.pitch >= needs.pitch
-            && self.texts_capacity >= needs.texts
-            && self.stretches_capacity >= needs.stretches
-            && self.collected_bytes >= needs.collected_bytes
+        let capacity = &self.capacity;
+        capacity.pitch >= needs.pitch
+            && capacity.texts >= needs.texts
+            && capacity.stretches >= needs.stretches
+            && capacity.collected_bytes >= needs.collected_bytes
     }
 }

@@ -1,27 +1,10 @@
-//! Which texts go through the model together, and in which order they lie in memory.
+//! In which order texts that go through the model together lie in memory.
 
 use std::ops::Range;
 
 use danaus_kernels::wgpu::{TextRows, gpu_filter_length};
 
 use crate::gpu::{PaddedText, Pooled};
-
-/// Splits texts into runs of at most `most` rows each; a text that is longer than that is a run of its own.
-pub(super) fn split<'t, 'a>(texts: &'t [PaddedText<'a>], most: usize) -> Vec<&'t [PaddedText<'a>]> {
-    let mut groups = Vec::new();
-    let (mut start, mut rows) = (0, 0);
-    for (index, text) in texts.iter().enumerate() {
-        if index > start && rows + text.rows > most {
-            groups.push(&texts[start..index]);
-            (start, rows) = (index, 0);
-        }
-        rows += text.rows;
-    }
-    if start < texts.len() {
-        groups.push(&texts[start..]);
-    }
-    groups
-}
 
 /// Texts as they lie in memory: end to end, those of one filter length together.
 #[derive(Debug)]
@@ -76,14 +59,6 @@ mod tests {
 
     fn text(tokens: usize) -> PaddedText<'static> {
         PaddedText { ids: &IDS[..tokens], rows: tokens, far_field: None, pooled: Pooled::Mean }
-    }
-
-    #[test]
-    fn groups_are_as_large_as_allowed_and_no_text_is_lost() {
-        let texts = [3, 4, 9, 1, 1].map(text);
-        let groups: Vec<_> = split(&texts, 8).iter().map(|group| group.len()).collect();
-        assert_eq!(groups, [2, 1, 2]);
-        assert!(split(&[], 8).is_empty());
     }
 
     #[test]
