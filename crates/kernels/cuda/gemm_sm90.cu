@@ -7,8 +7,10 @@
 // contiguous, panels of 64 of it, each with rows of 128 bytes by k. Chunks of 16 bytes are permuted by the row's last three bits.
 #include "sm90.cuh"
 
+static const int BM = 64, THREADS = 128;
+
 // An operand's part of a stage: EXTENT of its index by BK of k.
-template <int EXTENT, Major MAJOR, int THREADS> struct Tile {
+template <int EXTENT, Major MAJOR> struct Tile {
     static const int PANELS = (EXTENT + 63) / 64;
     static const int BYTES = MAJOR == MAJOR_K ? EXTENT * ROW_BYTES : PANELS * PANEL_BYTES;
     static const int CHUNKS = EXTENT * BK / 8;
@@ -42,7 +44,7 @@ template <int EXTENT, Major MAJOR, int THREADS> struct Tile {
 };
 
 // Adds what a row of sums needs, and writes the tile's rows 16 bytes at a time, through shared memory.
-template <int BM, int BN, int THREADS, Epilogue EPILOGUE> struct Writer {
+template <int BN, Epilogue EPILOGUE> struct Writer {
     static const int STRIDE = BN + 8;
 
     __device__ __forceinline__ static void stage(const Product &p, const float (&sums)[BN / 2], f16 *tile, int block, int m0, int n0) {
@@ -96,17 +98,16 @@ template <int BM, int BN, int THREADS, Epilogue EPILOGUE> struct Writer {
     }
 };
 
-template <int GROUPS, int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE> struct Gemm {
-    static const int BM = 64 * GROUPS, THREADS = 128 * GROUPS;
-    typedef Tile<BM, A, THREADS> TileA;
-    typedef Tile<BN, B, THREADS> TileB;
-    typedef Writer<BM, BN, THREADS, EPILOGUE> Result;
+template <int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE> struct Gemm {
+    typedef Tile<BM, A> TileA;
+    typedef Tile<BN, B> TileB;
+    typedef Writer<BN, EPILOGUE> Result;
     static const int STAGE_BYTES = TileA::BYTES + TileB::BYTES;
 
     __device__ __forceinline__ static void run(const Product &p) {
         extern __shared__ __align__(1024) unsigned char memory[];
         u32 shared = shared_address(memory);
-        int block = blockIdx.z, m0 = blockIdx.y * BM, n0 = blockIdx.x * BN, group = threadIdx.x / 128;
+        int block = blockIdx.z, m0 = blockIdx.y * BM, n0 = blockIdx.x * BN;
         if (EPILOGUE == BIAS_M) m0 = blockIdx.x * BM, n0 = blockIdx.y * BN;
         const f16 *a = (const f16 *)p.a.data + size_t(block / p.a_share) * p.a_step;
         const f16 *b = (const f16 *)p.b.data + size_t(block) * p.b_step;
@@ -136,7 +137,7 @@ template <int GROUPS, int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE> s
             products_begin();
 #pragma unroll
             for (int k = 0; k < BK; k += 16)
-                Wgmma<BN, A == MAJOR_MN, B == MAJOR_MN>::template run<true>(sums, descriptor<A>(stage, 64 * group, k),
+                Wgmma<BN, A == MAJOR_MN, B == MAJOR_MN>::template run<true>(sums, descriptor<A>(stage, 0, k),
                                                             descriptor<B>(stage + TileA::BYTES, 0, k));
             products_end();
             pin(sums);
@@ -154,19 +155,17 @@ template <int GROUPS, int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE> s
     }
 };
 
-// A gated product: 128 rows of both halves' activations stay in shared memory, KS times BK of k, and weights stream by, BN outputs of
+// A gated product: 64 rows of both halves' activations stay in shared memory, KS times BK of k, and weights stream by, BN outputs of
 // each half at a time, over all outputs of the diagonal blocks that share the activations. While a tile's products run, GELU and gate
 // are applied to those of the tile before.
-template <int GROUPS, int BN, int KS> struct Gated {
-    static const int BM = 64 * GROUPS, THREADS = 128 * GROUPS;
-    typedef Tile<BM, MAJOR_K, THREADS> TileA;
-    typedef Tile<BN, MAJOR_K, THREADS> TileB;
-    typedef Writer<BM, BN, THREADS, PLAIN> Result;
+template <int BN, int KS> struct Gated {
+    typedef Tile<BM, MAJOR_K> TileA;
+    typedef Tile<BN, MAJOR_K> TileB;
+    typedef Writer<BN, PLAIN> Result;
     static const int ROWS_BYTES = 2 * KS * TileA::BYTES, STAGE_BYTES = 2 * KS * TileB::BYTES;
 
     template <int SET, int K> __device__ __forceinline__ static void step(float (&sums)[BN / 2], u32 rows, u32 stage) {
-        int group = threadIdx.x / 128;
-        Wgmma<BN, false, false>::template run<(K > 0)>(sums, descriptor<MAJOR_K>(rows + (SET * KS + K / BK) * TileA::BYTES, 64 * group, K % BK),
+        Wgmma<BN, false, false>::template run<(K > 0)>(sums, descriptor<MAJOR_K>(rows + (SET * KS + K / BK) * TileA::BYTES, 0, K % BK),
                                                        descriptor<MAJOR_K>(stage + (SET * KS + K / BK) * TileB::BYTES, 0, K % BK));
         if constexpr (K + 16 < KS * BK) step<SET, K + 16>(sums, rows, stage);
     }
@@ -240,19 +239,14 @@ template <int GROUPS, int BN, int KS> struct Gated {
     }
 };
 
-#define GEMM(NAME, GROUPS, BN, STAGES, A, B, EPILOGUE)                                                                       \
-    extern "C" __global__ void __launch_bounds__(128 * GROUPS) NAME(Product p) {                                                  \
-        Gemm<GROUPS, BN, STAGES, A, B, EPILOGUE>::run(p);                                                                    \
-    }
-#define GATED(NAME, GROUPS, BN, KS)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(128 * GROUPS) NAME(Product p) { Gated<GROUPS, BN, KS>::run(p); }
+#define GEMM(NAME, BN, STAGES, A, B, EPILOGUE) \
+    extern "C" __global__ void __launch_bounds__(THREADS) NAME(Product p) { Gemm<BN, STAGES, A, B, EPILOGUE>::run(p); }
 
 // As in gemm_half.cu.
-GEMM(in_linear_medium, 1, 64, 6, MAJOR_K, MAJOR_MN, BIAS_M)
-GEMM(in_linear_small, 1, 32, 8, MAJOR_K, MAJOR_MN, BIAS_M)
-GEMM(out_linear_medium, 1, 64, 6, MAJOR_MN, MAJOR_K, BIAS_N)
-GEMM(out_linear_small, 1, 16, 8, MAJOR_MN, MAJOR_K, BIAS_N)
-GEMM(down_medium, 1, 64, 6, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL)
-GEMM(down_small, 1, 16, 8, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL)
-GATED(gated_large, 2, 64, 3)
-GATED(gated_small, 1, 32, 3)
+GEMM(in_linear_medium, 64, 6, MAJOR_K, MAJOR_MN, BIAS_M)
+GEMM(in_linear_small, 32, 8, MAJOR_K, MAJOR_MN, BIAS_M)
+GEMM(out_linear_medium, 64, 6, MAJOR_MN, MAJOR_K, BIAS_N)
+GEMM(out_linear_small, 16, 8, MAJOR_MN, MAJOR_K, BIAS_N)
+GEMM(down_medium, 64, 6, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL)
+GEMM(down_small, 16, 8, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL)
+extern "C" __global__ void __launch_bounds__(THREADS) gated_small(Product p) { Gated<32, 3>::run(p); }

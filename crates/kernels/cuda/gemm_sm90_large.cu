@@ -2,80 +2,31 @@
 //
 // architecture compute_90a
 //
-// A block of threads stays on its multiprocessor and computes one tile of 128 x BN after another. One thread of it has the copy engine
-// fetch operands, STAGES buffers ahead; two warpgroups multiply them, 64 rows each. Two blocks make a cluster and compute tiles
-// beside each other along m: each fetches half of what both need of operand b, and the copy engine writes it to both.
-#include "sm90.cuh"
-
-struct alignas(64) TensorMap {
-    u64 words[16];
-};
+// A cluster computes one pair of tiles of 128 x BN after another, beside each other along m: what its blocks share is operand b.
+#include "cluster.cuh"
 
 struct LargeProduct {
-    TensorMap a, b;
+    TensorMap a, b, c, residual;
     Product product;
 };
 
-static const int BM = 128, CONSUMERS = 2, CLUSTER = 2, THREADS = 128 * (1 + CONSUMERS);
-
-__device__ __forceinline__ void barrier_init(u32 barrier, int count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count));
-}
-__device__ __forceinline__ void barrier_expect(u32 barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void barrier_wait(u32 barrier, int parity) {
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra again;\n"
-                 "}\n" ::"r"(barrier), "r"(parity)
-                 : "memory");
-}
-// At the barrier in the same place of a block of the cluster.
-__device__ __forceinline__ void barrier_arrive(u32 barrier, int block) {
-    asm volatile("{\n"
-                 ".reg .b32 remote;\n"
-                 "mapa.shared::cluster.u32 remote, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
-                 "}\n" ::"r"(barrier), "r"(block)
-                 : "memory");
-}
-__device__ __forceinline__ void cluster_meet() {
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-__device__ __forceinline__ int cluster_rank() {
-    u32 rank;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-
-// Has the copy engine fetch a box to shared memory; all blocks of the cluster get it where `everywhere` says so.
-__device__ __forceinline__ void fetch(u32 target, const TensorMap *map, int x, int y, u32 barrier, bool everywhere) {
-    if (everywhere)
-        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(target),
-                     "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(u16((1 << CLUSTER) - 1))
-                     : "memory");
-    else
-        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(target),
-                     "l"(map), "r"(x), "r"(y), "r"(barrier)
-                     : "memory");
-}
-
 template <int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE> struct Large {
-    static const int A_BYTES = BM * ROW_BYTES, B_BYTES = BN * ROW_BYTES, STAGE_BYTES = A_BYTES + B_BYTES;
-    static const int STRIDE = BN + 8;
-    // Behind the stages: the results, a part for each warpgroup, and the barriers.
-    static const int RESULT_BYTES = BM * STRIDE * 2;
+    static const bool ADDS = EPILOGUE == BIAS_N_RESIDUAL;
+    static const int A_BYTES = BM * ROW_BYTES, B_BYTES = BN * ROW_BYTES, STAGE_BYTES = A_BYTES + B_BYTES, HALF = BN / CLUSTER;
+    // Behind the stages: panels of results for each warpgroup, two of which take turns where nothing has to be added; and the barriers.
+    static const int PANELS = BN / 64, RESULTS = ADDS ? PANELS : 2, RESULT_BYTES = CONSUMERS * RESULTS * PANEL_BYTES;
+
+    // Addresses in shared memory.
+    struct Memory {
+        u32 stages, results, full, empty, added, room;
+    };
 
     // A tile's place, the same for both blocks of the cluster but for m0.
     struct Place {
         int block, m0, n0;
     };
 
-    __device__ __forceinline__ static Place place(const Product &p, int tile, int blocks, int rank) {
+    __device__ __forceinline__ static Place place(const Product &p, int tile, int rank) {
         int m_pairs = (p.m + CLUSTER * BM - 1) / (CLUSTER * BM), n_tiles = (p.n + BN - 1) / BN, pair, n, block = 0;
         // Tiles that share activations follow each other.
         if (EPILOGUE == BIAS_M) {
@@ -83,55 +34,75 @@ template <int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE> struct Large 
             n = tile / m_pairs;
         } else {
             n = tile % n_tiles;
-            block = tile / n_tiles % blocks;
-            pair = tile / (n_tiles * blocks);
+            block = tile / n_tiles % p.blocks;
+            pair = tile / (n_tiles * p.blocks);
         }
         return {block, (pair * CLUSTER + rank) * BM, n * BN};
     }
+    __device__ __forceinline__ static int tiles(const Product &p) {
+        return (p.m + CLUSTER * BM - 1) / (CLUSTER * BM) * ((p.n + BN - 1) / BN) * p.blocks;
+    }
 
-    __device__ __forceinline__ static void produce(const LargeProduct &large, u32 shared, u32 full, u32 empty, int tiles, int blocks, int rank) {
+    // Fetches a step's operands. Diagonal blocks lie beside each other in a, and below each other in b.
+    __device__ __forceinline__ static void fetch_operands(const LargeProduct &large, Place at, int k, u32 a, u32 ready, int rank) {
         const Product &p = large.product;
-        int steps = (p.k + BK - 1) / BK, slot = 0, phase = 0;
-        for (int tile = blockIdx.x / CLUSTER; tile < tiles; tile += gridDim.x / CLUSTER) {
-            Place at = place(p, tile, blocks, rank);
-            // Diagonal blocks lie beside each other in a, and below each other in b.
-            int a_k = at.block * p.a_step, b_n = at.block * p.n + at.n0;
-            for (int step = 0; step < steps; step++) {
-                u32 a = shared + slot * STAGE_BYTES, b = a + A_BYTES, ready = full + 8 * slot;
-                barrier_wait(empty + 8 * slot, phase ^ 1);
+        if (A == MAJOR_K)
+            fetch(a, &large.a, at.block * p.a_step + k, at.m0, ready, false);
+        else
+            for (int panel = 0; panel < BM / 64; panel++) fetch(a + panel * PANEL_BYTES, &large.a, at.m0 + 64 * panel, k, ready, false);
+        u32 b = a + A_BYTES;
+        if (B == MAJOR_K)
+            fetch(b + rank * HALF * ROW_BYTES, &large.b, k, at.block * p.n + at.n0 + rank * HALF, ready, true);
+        else
+            for (int panel = rank * HALF / 64; panel < (rank + 1) * HALF / 64; panel++)
+                fetch(b + panel * PANEL_BYTES, &large.b, at.n0 + 64 * panel, k, ready, true);
+    }
+
+    __device__ __forceinline__ static void produce(const LargeProduct &large, const Memory &memory, int rank) {
+        const Product &p = large.product;
+        int steps = (p.k + BK - 1) / BK, turn = 0;
+        Ring<STAGES> ring;
+        for (int tile = blockIdx.x / CLUSTER; tile < tiles(p); tile += gridDim.x / CLUSTER, turn ^= 1) {
+            Place at = place(p, tile, rank);
+            for (int step = 0; step < steps; step++, ring.advance()) {
+                u32 ready = memory.full + 8 * ring.slot;
+                barrier_wait(memory.empty + 8 * ring.slot, ring.phase ^ 1);
                 barrier_expect(ready, STAGE_BYTES);
-                int k = step * BK;
-                if (A == MAJOR_K)
-                    fetch(a, &large.a, a_k + k, at.m0, ready, false);
-                else
-                    for (int panel = 0; panel < BM / 64; panel++) fetch(a + panel * PANEL_BYTES, &large.a, at.m0 + 64 * panel, k, ready, false);
-                static const int HALF = BN / CLUSTER;
-                if (B == MAJOR_K)
-                    fetch(b + rank * HALF * ROW_BYTES, &large.b, k, b_n + rank * HALF, ready, true);
-                else
-                    for (int panel = rank * HALF / 64; panel < (rank + 1) * HALF / 64; panel++)
-                        fetch(b + panel * PANEL_BYTES, &large.b, at.n0 + 64 * panel, k, ready, true);
-                if (++slot == STAGES) slot = 0, phase ^= 1;
+                fetch_operands(large, at, step * BK, memory.stages + ring.slot * STAGE_BYTES, ready, rank);
+                // By now the results before are on their way out of where residuals go.
+                if (ADDS && step == min(STAGES, steps - 1)) fetch_residuals(large, memory, at, turn);
             }
         }
     }
 
-    __device__ __forceinline__ static void consume(const Product &p, u32 shared, u32 full, u32 empty, f16 *results, int tiles, int blocks, int rank) {
-        int group = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, steps = (p.k + BK - 1) / BK, slot = 0, phase = 0;
-        f16 *part = results + group * 64 * STRIDE;
+    // To where results will be added to them.
+    __device__ __forceinline__ static void fetch_residuals(const LargeProduct &large, const Memory &memory, Place at, int turn) {
+        for (int group = 0; group < CONSUMERS; group++) {
+            u32 ready = memory.added + 8 * group;
+            barrier_wait(memory.room + 8 * group, turn ^ 1);
+            barrier_expect(ready, RESULTS * PANEL_BYTES);
+            for (int panel = 0; panel < PANELS; panel++)
+                fetch(memory.results + (group * RESULTS + panel) * PANEL_BYTES, &large.residual, at.block * large.product.c_step + at.n0 + 64 * panel, at.m0 + 64 * group, ready,
+                      false);
+        }
+    }
+
+    __device__ __forceinline__ static void consume(const LargeProduct &large, const Memory &memory, int rank) {
+        const Product &p = large.product;
+        int group = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, steps = (p.k + BK - 1) / BK, turn = 0;
+        Ring<STAGES> ring;
         // Tells both blocks of the cluster that this warpgroup has read a buffer.
         auto release = [&](int slot) {
-            if (thread < CLUSTER) barrier_arrive(empty + 8 * slot, thread);
+            if (thread < CLUSTER) barrier_arrive(memory.empty + 8 * slot, thread);
         };
-        for (int tile = blockIdx.x / CLUSTER; tile < tiles; tile += gridDim.x / CLUSTER) {
-            Place at = place(p, tile, blocks, rank);
-            fetch_residuals(p, part, at, group, thread);
+        for (int tile = blockIdx.x / CLUSTER; tile < tiles(p); tile += gridDim.x / CLUSTER, turn ^= 1) {
+            Place at = place(p, tile, rank);
             float sums[BN / 2];
             clear(sums);
             int before = -1;
-            for (int step = 0; step < steps; step++) {
-                u32 a = shared + slot * STAGE_BYTES, b = a + A_BYTES;
-                barrier_wait(full + 8 * slot, phase);
+            for (int step = 0; step < steps; step++, ring.advance()) {
+                u32 a = memory.stages + ring.slot * STAGE_BYTES, b = a + A_BYTES;
+                barrier_wait(memory.full + 8 * ring.slot, ring.phase);
                 pin(sums);
                 products_begin();
 #pragma unroll
@@ -139,98 +110,100 @@ template <int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE> struct Large 
                     Wgmma<BN, A == MAJOR_MN, B == MAJOR_MN>::template run<true>(sums, descriptor<A>(a, 64 * group, k), descriptor<B>(b, 0, k));
                 products_end();
                 pin(sums);
+                // While these run, the results before leave, if they have not yet.
+                if (ADDS && step == 0 && thread == 0 && tile != blockIdx.x / CLUSTER) {
+                    wait_for_stores<0>();
+                    barrier_arrive(memory.room + 8 * group);
+                }
                 wait_for_products<1>();
                 if (before >= 0) release(before);
-                before = slot;
-                if (++slot == STAGES) slot = 0, phase ^= 1;
+                before = ring.slot;
             }
             wait_for_products<0>();
             pin(sums);
             release(before);
-            finish(p, sums, part, at, group, thread);
+            if (ADDS) barrier_wait(memory.added + 8 * group, turn);
+            finish(large, sums, memory.results + group * RESULTS * PANEL_BYTES, at, group, thread);
         }
+        wait_for_stores<0>();
     }
 
-    // The threads of a warpgroup.
-    __device__ __forceinline__ static void meet(int group) { asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory"); }
-
-    // Begins to copy a warpgroup's residuals to where its results will be added to them.
-    __device__ __forceinline__ static void fetch_residuals(const Product &p, f16 *part, Place at, int group, int thread) {
-        // The rows of the tile before have been read.
-        meet(group);
-        if (EPILOGUE != BIAS_N_RESIDUAL) return;
-        const f16 *residual = (const f16 *)p.residual + size_t(at.block) * p.c_step;
-        u32 target = shared_address(part);
-        for (int index = thread; index < 64 * BN / 8; index += 128) {
-            int row = index / (BN / 8), column = index % (BN / 8) * 8, m = at.m0 + 64 * group + row, n = at.n0 + column;
-            bool valid = m < p.m && n < p.n;
-            copy_chunk(target + (row * STRIDE + column) * 2, valid ? residual + size_t(m) * p.c_stride + n : residual, valid);
-        }
-        copies_end();
-    }
-
-    // A warpgroup's 64 rows, through its own part of shared memory.
-    __device__ __forceinline__ static void finish(const Product &p, const float (&sums)[BN / 2], f16 *part, Place at, int group, int thread) {
+    // A warpgroup's 64 rows, 64 columns after the other.
+    __device__ __forceinline__ static void finish(const LargeProduct &large, const float (&sums)[BN / 2], u32 results, Place at, int group, int thread) {
+        const Product &p = large.product;
         const float *bias = p.bias + size_t(at.block) * p.bias_step;
-        int warp = thread / 32, lane = thread % 32, m0 = at.m0 + 64 * group;
-        if (EPILOGUE == BIAS_N_RESIDUAL) {
-            asm volatile("cp.async.wait_group 0;" ::: "memory");
+        int lane = thread % 32, m0 = at.m0 + 64 * group, row = m0 + thread / 32 * 16 + lane / 4;
+        float row_bias[2] = {};
+        if (EPILOGUE == BIAS_M)
+            for (int half = 0; half < 2; half++) row_bias[half] = row + 8 * half < p.m ? bias[row + 8 * half] : 0.0f;
+#pragma unroll
+        for (int panel = 0; panel < PANELS; panel++) {
+            u32 target = results + (ADDS ? panel : panel % 2) * PANEL_BYTES;
+            if (!ADDS) {
+                static_assert(ADDS || PANELS % 2 == 0, "panels take turns");
+                if (thread == 0) wait_for_stores<1>();
+                meet(group);
+            }
+            Panel place(target, thread);
+#pragma unroll
+            for (int column = 0; column < 64; column += 16) {
+                float2 pair[2] = {};
+                if (EPILOGUE != BIAS_M)
+#pragma unroll
+                    for (int next = 0; next < 2; next++) {
+                        int n = at.n0 + 64 * panel + column + 8 * next + 2 * (lane % 4);
+                        if (n < p.n) pair[next] = *(const float2 *)&bias[n];
+                    }
+                u32 matrices[4];
+                if (ADDS) load_matrices(matrices, place.matrices(column));
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    int half = i % 2, next = i / 2, j = panel * 8 + column / 8 + next;
+                    float x = sums[4 * j + 2 * half], y = sums[4 * j + 2 * half + 1];
+                    x += EPILOGUE == BIAS_M ? row_bias[half] : pair[next].x;
+                    y += EPILOGUE == BIAS_M ? row_bias[half] : pair[next].y;
+                    if (ADDS) {
+                        x += widen_low(matrices[i]);
+                        y += widen_high(matrices[i]);
+                    }
+                    matrices[i] = narrow_pair(x, y);
+                }
+                store_matrices(place.matrices(column), matrices);
+            }
+            written_for_copies();
             meet(group);
-        }
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int row = 16 * warp + 8 * half + lane / 4;
-            float row_bias = EPILOGUE == BIAS_M && m0 + row < p.m ? bias[m0 + row] : 0.0f;
-#pragma unroll
-            for (int j = 0; j < BN / 8; j++) {
-                int column = 8 * j + 2 * (lane % 4);
-                float x[2] = {sums[4 * j + 2 * half] + row_bias, sums[4 * j + 2 * half + 1] + row_bias};
-                if (EPILOGUE != BIAS_M && at.n0 + column < p.n) {
-                    float2 pair = *(const float2 *)&bias[at.n0 + column];
-                    x[0] += pair.x;
-                    x[1] += pair.y;
-                }
-                u32 *place = (u32 *)&part[row * STRIDE + column];
-                if (EPILOGUE == BIAS_N_RESIDUAL) {
-                    x[0] += widen_low(*place);
-                    x[1] += widen_high(*place);
-                }
-                *place = narrow_pair(x[0], x[1]);
+            if (thread == 0) {
+                store(&large.c, at.block * p.c_step + at.n0 + 64 * panel, m0, target);
+                stores_end();
             }
         }
-        meet(group);
-        static const int ROW_CHUNKS = BN / 8;
-        f16 *c = (f16 *)p.c + size_t(at.block) * p.c_step;
-#pragma unroll 4
-        for (int index = thread; index < 64 * ROW_CHUNKS; index += 128) {
-            int row = index / ROW_CHUNKS, column = index % ROW_CHUNKS * 8;
-            if (m0 + row >= p.m || at.n0 + column >= p.n) continue;
-            *(uint4 *)&c[size_t(m0 + row) * p.c_stride + at.n0 + column] = *(const uint4 *)&part[row * STRIDE + column];
-        }
     }
 
-    __device__ __forceinline__ static void run(const LargeProduct &large, int blocks) {
-        extern __shared__ __align__(1024) unsigned char memory[];
-        const Product &p = large.product;
-        u32 shared = shared_address(memory);
-        f16 *results = (f16 *)(memory + STAGES * STAGE_BYTES);
-        u32 full = shared + STAGES * STAGE_BYTES + RESULT_BYTES, empty = full + 8 * STAGES;
+    __device__ __forceinline__ static void run(const LargeProduct &large) {
+        extern __shared__ __align__(1024) unsigned char shared[];
+        Memory memory;
+        memory.stages = shared_address(shared);
+        memory.results = memory.stages + STAGES * STAGE_BYTES;
+        memory.full = memory.results + RESULT_BYTES;
+        memory.empty = memory.full + 8 * STAGES;
+        memory.added = memory.empty + 8 * STAGES;
+        memory.room = memory.added + 8 * CONSUMERS;
         int rank = cluster_rank();
-        int tiles = (p.m + CLUSTER * BM - 1) / (CLUSTER * BM) * ((p.n + BN - 1) / BN) * blocks;
         if (threadIdx.x == 0) {
             for (int slot = 0; slot < STAGES; slot++) {
-                barrier_init(full + 8 * slot, 1);
-                barrier_init(empty + 8 * slot, CLUSTER * CONSUMERS);
+                barrier_init(memory.full + 8 * slot, 1);
+                barrier_init(memory.empty + 8 * slot, CLUSTER * CONSUMERS);
             }
-            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+            for (int group = 0; group < 2 * CONSUMERS; group++) barrier_init(memory.added + 8 * group, 1);
+            barriers_ready();
         }
         cluster_meet();
         if (threadIdx.x < 128) {
-            asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-            if (threadIdx.x == 0) produce(large, shared, full, empty, tiles, blocks, rank);
+            become_producer();
+            if (threadIdx.x == 0) produce(large, memory, rank);
         } else {
-            asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-            consume(p, shared, full, empty, results, tiles, blocks, rank);
+            become_consumer();
+            consume(large, memory, rank);
         }
         // Nobody leaves while the other block may still write to its memory.
         __syncwarp();
@@ -238,11 +211,11 @@ template <int BN, int STAGES, Major A, Major B, Epilogue EPILOGUE> struct Large 
     }
 };
 
-#define LARGE(NAME, BN, STAGES, A, B, EPILOGUE)                                                                              \
+#define LARGE(NAME, BN, STAGES, A, B, EPILOGUE)                                                                                          \
     extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1) NAME(const __grid_constant__ LargeProduct p) { \
-        Large<BN, STAGES, A, B, EPILOGUE>::run(p, p.product.blocks);                                                         \
+        Large<BN, STAGES, A, B, EPILOGUE>::run(p);                                                                                        \
     }
 
-LARGE(in_linear_large, 256, 3, MAJOR_K, MAJOR_MN, BIAS_M)
-LARGE(out_linear_large, 256, 3, MAJOR_MN, MAJOR_K, BIAS_N)
+LARGE(in_linear_large, 256, 4, MAJOR_K, MAJOR_MN, BIAS_M)
+LARGE(out_linear_large, 256, 4, MAJOR_MN, MAJOR_K, BIAS_N)
 LARGE(down_large, 192, 4, MAJOR_K, MAJOR_K, BIAS_N_RESIDUAL)

@@ -18,7 +18,7 @@ macro_rules! modules {
 }
 
 modules! {
-    "filters" "gemm_f32" "gemm_half" "gemm_sm90" "gemm_sm90_large" "long_conv_direct" "rows" "short_conv"
+    "filters" "gemm_f32" "gemm_half" "gemm_sm90" "gemm_sm90_gated" "gemm_sm90_large" "long_conv_direct" "rows" "short_conv"
     "long_conv_64" "long_conv_128" "long_conv_256" "long_conv_512" "long_conv_1024" "long_conv_2048" "long_conv_4096"
     "long_conv_8192" "long_conv_16384" "long_conv_32768"
 }
