@@ -27,6 +27,10 @@ extern "C" __global__ void __launch_bounds__(Tree<POINTS>::THREADS * TOGETHER, B
     transformed<f16, POINTS, LEAVES, TOGETHER>(p);
 }
 
+#if VARIANT_LEAVES > 1
+extern "C" __global__ void __launch_bounds__(Tree<POINTS>::THREADS, 1) long_conv_f16_held(LongConv p) { Held<POINTS, LEAVES>::run(p); }
+#endif
+
 extern "C" __global__ void __launch_bounds__(Tree<POINTS>::THREADS) spectra(Spectra p) { transform_taps<POINTS, LEAVES>(p); }
 
 // Points, leaves, channels a block, threads a channel, radices from the top.

@@ -26,6 +26,8 @@ pub struct LengthClass {
     variant: Option<Variant>,
     /// The tree's roots.
     roots: Option<GpuBuffer>,
+    /// Shared memory of a block that keeps all leaves of a channel in half precision, if there is room.
+    held: Option<usize>,
 }
 
 /// A transform: as the variants of `long_conv.cu`, which say the same of themselves.
@@ -75,6 +77,14 @@ impl Variant {
         (self.points + self.points / 16 + if self.points == 64 { 4 } else { 0 }) * 8
     }
 
+    /// Shared memory of one channel that keeps all leaves in half precision, beside the points, and the roots of all levels but the last;
+    /// nothing where there is one leaf.
+    fn held_bytes(&self) -> Option<usize> {
+        let levels = self.radices.iter().take_while(|&&radix| radix > 1).count();
+        let roots: usize = (0..levels - 1).map(|level| self.radices[..level].iter().product::<usize>()).sum();
+        (self.leaves > 1).then(|| self.stored_bytes() + self.leaves * roots * 8 + self.length() * 4)
+    }
+
     /// Roots of one leaf, its own included, which is the last.
     fn roots(&self, leaf: usize) -> Vec<[f32; 2]> {
         let root = |turns: f64| [(TAU * turns).cos() as f32, (TAU * turns).sin() as f32];
@@ -111,6 +121,11 @@ impl LengthClass {
             }
             _ => 0,
         }
+    }
+
+    /// As GPUs with less shared memory compute it: for tests.
+    pub fn without_room(self) -> Self {
+        Self { held: None, ..self }
     }
 
     fn text_bytes(&self, channels: usize) -> usize {
@@ -247,7 +262,7 @@ impl Gpu {
     /// The driver's.
     pub fn length_class(&self, rows: usize) -> Result<Option<LengthClass>, CudaError> {
         if rows <= DIRECT_TOKENS {
-            return Ok(Some(LengthClass { length: DIRECT_TOKENS, variant: None, roots: None }));
+            return Ok(Some(LengthClass { length: DIRECT_TOKENS, variant: None, roots: None, held: None }));
         }
         let length = rows.next_power_of_two();
         let fits =
@@ -258,7 +273,8 @@ impl Gpu {
             .flatten()
             .flat_map(f32::to_ne_bytes)
             .collect();
-        Ok(Some(LengthClass { length, variant: Some(variant), roots: Some(self.upload(&roots)?) }))
+        let held = variant.held_bytes().filter(|&bytes| bytes <= self.shared_memory());
+        Ok(Some(LengthClass { length, variant: Some(variant), roots: Some(self.upload(&roots)?), held }))
     }
 
     /// `mixed = long(gated) * gate + long'(hidden)`
@@ -271,15 +287,18 @@ impl Gpu {
     pub fn long_conv(&self, class: &LengthClass, args: &LongConvArgs<'_>) -> Result<(), CudaError> {
         let &LongConvArgs { channels, pitch, .. } = args;
         let bytes = channels * pitch * args.element.bytes();
+        let held = class.held.filter(|_| args.element == Element::F16);
         let name = match args.element {
             Element::F32 => "long_conv_f32",
+            Element::F16 if held.is_some() => "long_conv_f16_held",
             Element::F16 => "long_conv_f16",
         };
         let collected = class.collected_bytes(channels, args.range.len());
         let mut start = args.range.start;
         while start < args.range.end {
             let count = (args.range.end - start).min(class.at_once(channels));
-            let grid = class.grid(channels, count);
+            let mut grid = class.grid(channels, count);
+            grid.shared = held.unwrap_or(grid.shared);
             let parameters = RawLongConv {
                 gated: part(args.gated, 0, bytes),
                 gate: part(args.gate, 0, bytes),

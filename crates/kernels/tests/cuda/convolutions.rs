@@ -238,6 +238,10 @@ fn convolutions_of_long_texts() {
     let Some(gpu) = gpu() else { return };
     for length in [8192, 16384, 32768] {
         let class = gpu.length_class(length).unwrap().unwrap();
-        check_convolution(gpu, &class, Element::F32, &[length - 77], length, length == 32768);
+        for element in [Element::F32, Element::F16] {
+            check_convolution(gpu, &class, element, &[length - 77], length, length == 32768);
+        }
+        let class = class.without_room();
+        check_convolution(gpu, &class, Element::F16, &[length - 77], length, length == 32768);
     }
 }
