@@ -248,8 +248,8 @@ fn norm(gpu: &Gpu, rows: usize) -> Result<(), CudaError> {
         element: Element::F16,
     };
     let ms = median(gpu, || gpu.layer_norm(&args, &input))?;
-    println!("LayerNorm, {rows} rows: {ms:.3} ms ({:.2} TB/s)", (rows * WIDTH * 6) as f64 / ms / 1e9);
+    println!("LayerNorm, {rows} rows: {ms:.3} ms ({:.2} TB/s)", (rows * WIDTH * 4) as f64 / ms / 1e9);
     let ms = median(gpu, || gpu.last_layer_norm(&args, &input))?;
-    println!("last LayerNorm, {rows} rows: {ms:.3} ms ({:.2} TB/s)", (rows * WIDTH * 8) as f64 / ms / 1e9);
+    println!("last LayerNorm, {rows} rows: {ms:.3} ms ({:.2} TB/s)", (rows * WIDTH * 6) as f64 / ms / 1e9);
     Ok(())
 }

@@ -11,57 +11,86 @@ struct Norm {
     void *out;
 };
 
-// A row's values, LANE by lane: at most MOST for each.
-static const int MOST = 32;
+// Pairs of a row's values, lane by lane: at most so many for each.
+static const int PAIRS = 16;
 
-// Normalises rows that `source` gives, a warp a row. Channel-major results go through shared memory, ROWS tokens at a time.
+// A row that is being normalised by a warp.
+struct Row {
+    float2 values[PAIRS];
+
+    // The sum of what `term` makes of the values, over all lanes.
+    template <typename Term> __device__ __forceinline__ float sum(int width, Term term) const {
+        int lane = threadIdx.x % 32;
+        float total = 0.0f;
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++)
+            if (2 * (lane + 32 * i) < width) total += term(values[i].x) + term(values[i].y);
+#pragma unroll
+        for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0u, total, step);
+        return total;
+    }
+};
+
+// Normalises rows of an even width that `source` gives pair by pair, a warp some rows. Channel-major results go through shared memory, ROWS
+// tokens at a time: even channels first, then odd ones, so that the lanes of a warp store to different banks.
 template <typename T, int ROWS, bool LAST, typename Source> __device__ __forceinline__ void normalise(const Norm &p, Source source) {
     extern __shared__ __align__(16) unsigned char memory[];
-    const int WARPS = 8, STRIDE = ROWS + 4 / int(sizeof(T));
-    T *tile = (T *)memory;
+    // So many rows make a word of a channel-major result.
+    const int WARPS = 8, TOGETHER = LAST ? 1 : 4 / int(sizeof(T)), STRIDE = ROWS / TOGETHER + 1;
+    u32 *tile = (u32 *)memory;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = blockIdx.x * ROWS;
-    for (int local = warp; local < ROWS; local += WARPS) {
-        int row = first + local;
-        bool inside = row < p.rows;
-        if (LAST && !inside) continue;
-        float values[MOST], sum = 0.0f, squares = 0.0f;
+    for (int local = warp * TOGETHER; local < ROWS; local += WARPS * TOGETHER) {
+        Row rows[TOGETHER];
 #pragma unroll
-        for (int i = 0; i < MOST; i++) {
-            int channel = lane + 32 * i;
-            values[i] = inside && channel < p.width ? source(row, channel) : 0.0f;
-            sum += values[i];
+        for (int r = 0; r < TOGETHER; r++)
+#pragma unroll
+            for (int i = 0; i < PAIRS; i++) {
+                int channel = 2 * (lane + 32 * i);
+                rows[r].values[i] = first + local + r < p.rows && channel < p.width ? source(first + local + r, channel) : float2{0.0f, 0.0f};
+            }
+        float mean[TOGETHER], scale[TOGETHER];
+#pragma unroll
+        for (int r = 0; r < TOGETHER; r++) {
+            float middle = rows[r].sum(p.width, [](float x) { return x; }) / p.width;
+            float squares = rows[r].sum(p.width, [&](float x) { return (x - middle) * (x - middle); });
+            mean[r] = middle;
+            scale[r] = 1.0f / sqrtf(squares / p.width + p.epsilon);
         }
 #pragma unroll
-        for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-        float mean = sum / p.width;
-#pragma unroll
-        for (int i = 0; i < MOST; i++) {
-            float deviation = lane + 32 * i < p.width ? values[i] - mean : 0.0f;
-            squares = fmaf(deviation, deviation, squares);
-        }
-#pragma unroll
-        for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(~0u, squares, step);
-        float scale = 1.0f / sqrtf(squares / p.width + p.epsilon);
-#pragma unroll
-        for (int i = 0; i < MOST; i++) {
-            int channel = lane + 32 * i;
+        for (int i = 0; i < PAIRS; i++) {
+            int channel = 2 * (lane + 32 * i);
             if (channel >= p.width) continue;
-            float x = (values[i] - mean) * scale * p.weight[channel] + p.bias[channel];
-            if (LAST)
-                ((float *)p.out)[size_t(row) * p.width + channel] = x;
-            else
-                tile[channel * STRIDE + local] = narrow<T>(inside ? x : 0.0f);
+            float2 weight = *(const float2 *)&p.weight[channel], bias = *(const float2 *)&p.bias[channel], x[TOGETHER];
+#pragma unroll
+            for (int r = 0; r < TOGETHER; r++) {
+                float2 value = rows[r].values[i];
+                x[r] = {(value.x - mean[r]) * scale[r] * weight.x + bias.x, (value.y - mean[r]) * scale[r] * weight.y + bias.y};
+                if (first + local + r >= p.rows) x[r] = {0.0f, 0.0f};
+            }
+            if constexpr (LAST) {
+                if (first + local < p.rows) *(float2 *)&((float *)p.out)[size_t(first + local) * p.width + channel] = x[0];
+            } else {
+                u32 *even = tile + channel / 2 * STRIDE + local / TOGETHER, *odd = even + p.width / 2 * STRIDE;
+                if constexpr (TOGETHER == 2) {
+                    *even = narrow_pair(x[0].x, x[1].x);
+                    *odd = narrow_pair(x[0].y, x[1].y);
+                } else {
+                    *even = __float_as_uint(x[0].x);
+                    *odd = __float_as_uint(x[0].y);
+                }
+            }
         }
     }
     if (LAST) return;
     __syncthreads();
-    // Words of four bytes.
-    const int WORDS = ROWS * int(sizeof(T)) / 4;
-    for (int index = threadIdx.x; index < p.width * WORDS; index += 32 * WARPS) {
-        int channel = index / WORDS, word = index % WORDS;
-        u32 *out = (u32 *)((T *)p.out + size_t(channel) * p.pitch + first);
-        out[word] = ((const u32 *)(tile + channel * STRIDE))[word];
-    }
+    const int WORDS = ROWS / TOGETHER;
+    int word = threadIdx.x % WORDS;
+    for (int odd = 0; odd < 2; odd++)
+#pragma unroll 4
+        for (int pair = threadIdx.x / WORDS; pair < p.width / 2; pair += 32 * WARPS / WORDS) {
+            u32 *out = (u32 *)((T *)p.out + size_t(2 * pair + odd) * p.pitch + first);
+            out[word] = tile[(pair + odd * (p.width / 2)) * STRIDE + word];
+        }
 }
 
 struct Embedding {
@@ -73,8 +102,11 @@ struct Embedding {
 
 template <typename T, int ROWS> __device__ void embed(const Embedding &p) {
     normalise<T, ROWS, false>(p.norm, [&](int row, int channel) {
-        float x = p.word[size_t(p.ids[row]) * p.norm.width + channel] + p.token_type[channel];
-        return p.position ? x + p.position[size_t(p.positions[row]) * p.norm.width + channel] : x;
+        float2 word = *(const float2 *)&p.word[size_t(p.ids[row]) * p.norm.width + channel], type = *(const float2 *)&p.token_type[channel];
+        float2 x = {word.x + type.x, word.y + type.y};
+        if (!p.position) return x;
+        float2 position = *(const float2 *)&p.position[size_t(p.positions[row]) * p.norm.width + channel];
+        return float2{x.x + position.x, x.y + position.y};
     });
 }
 
@@ -84,8 +116,14 @@ struct LayerNorm {
     const void *in;
 };
 
+__device__ __forceinline__ float2 widen_pair(const float *pair) { return *(const float2 *)pair; }
+__device__ __forceinline__ float2 widen_pair(const f16 *pair) {
+    u32 both = *(const u32 *)pair;
+    return {widen_low(both), widen_high(both)};
+}
+
 template <typename T, int ROWS, bool LAST> __device__ void layer_norm(const LayerNorm &p) {
-    normalise<T, ROWS, LAST>(p.norm, [&](int row, int channel) { return widen(((const T *)p.in)[size_t(row) * p.norm.width + channel]); });
+    normalise<T, ROWS, LAST>(p.norm, [&](int row, int channel) { return widen_pair((const T *)p.in + size_t(row) * p.norm.width + channel); });
 }
 
 extern "C" __global__ void __launch_bounds__(256) embed_f32(Embedding p) { embed<float, 16>(p); }

@@ -121,7 +121,7 @@ impl NormArgs<'_> {
 
     fn raw(&self, row_major: bool) -> RawNorm {
         let &NormArgs { width, rows, pitch, .. } = self;
-        assert!(width <= MOST_CHANNELS && width > 0 && rows > 0, "width of a row");
+        assert!(width <= MOST_CHANNELS && width > 0 && width.is_multiple_of(2) && rows > 0, "width of a row");
         let bytes = if row_major {
             rows * width * 4
         } else {
