@@ -158,8 +158,11 @@ impl Gpu {
             position: args.position.map_or(0, |position| part(position, 0, norm.width * 4)),
             token_type: part(args.token_type, 0, norm.width * 4),
         };
+        let usual = norm.width == 768;
         let name = match norm.element {
+            Element::F32 if usual => "embed_f32_768",
             Element::F32 => "embed_f32",
+            Element::F16 if usual => "embed_f16_768",
             Element::F16 => "embed_f16",
         };
         let function = self.modules.function("rows", name, shared)?;
@@ -177,8 +180,11 @@ impl Gpu {
     /// Where sizes do not fit the buffers.
     pub fn layer_norm(&self, norm: &NormArgs<'_>, input: &GpuBuffer) -> Result<(), CudaError> {
         let (rows, shared) = norm.tile();
+        let usual = norm.width == 768;
         let name = match norm.element {
+            Element::F32 if usual => "layer_norm_f32_768",
             Element::F32 => "layer_norm_f32",
+            Element::F16 if usual => "layer_norm_f16_768",
             Element::F16 => "layer_norm_f16",
         };
         self.start_norm(norm, input, (name, rows, shared), false)
@@ -192,8 +198,11 @@ impl Gpu {
     /// # Panics
     /// Where sizes do not fit the buffers.
     pub fn last_layer_norm(&self, norm: &NormArgs<'_>, input: &GpuBuffer) -> Result<(), CudaError> {
+        let usual = norm.width == 768;
         let name = match norm.element {
+            Element::F32 if usual => "last_layer_norm_f32_768",
             Element::F32 => "last_layer_norm_f32",
+            Element::F16 if usual => "last_layer_norm_f16_768",
             Element::F16 => "last_layer_norm_f16",
         };
         self.start_norm(norm, input, (name, 8, 0), true)
