@@ -3,10 +3,10 @@
 use std::io::{self, IsTerminal, Write};
 
 use tracing::{Level, Metadata};
-use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
+use tracing_subscriber::layer::{Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
+use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::args::{LogFormat, LoggingArgs};
 
@@ -24,8 +24,14 @@ pub fn start(args: &LoggingArgs) {
             lines.json().flatten_event(true).boxed()
         }
     };
-    let filter = args.log_level.clone().with_target(FAILURE, LevelFilter::ERROR).and(filter_fn(is_no_dump));
-    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    tracing_subscriber::registry().with(lines.with_filter(filter(&args.log_level))).init();
+}
+
+/// What is logged. It says which level is the last, so that libraries do not ask about each line beyond it: `tokenizers` has some for every
+/// word, and asking took five times as long as tokenising.
+fn filter(level: &Targets) -> impl Filter<Registry> + use<> {
+    let level = level.clone().with_target(FAILURE, LevelFilter::ERROR);
+    level.and(filter_fn(is_no_dump).with_max_level_hint(LevelFilter::TRACE))
 }
 
 /// Keeps what libraries handle out of the log, at the level `trace` too: the hub's access token is in what goes over the wire, and
@@ -42,5 +48,21 @@ pub fn failure(format: LogFormat, error: &anyhow::Error) {
         // Nobody to tell where standard error is closed; `eprintln!` would panic.
         LogFormat::Text => drop(writeln!(io::stderr(), "danaus: error: {error:#}")),
         LogFormat::Json => tracing::error!(target: FAILURE, "{error:#}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_filter_knows_its_last_level() {
+        for (level, last) in [
+            ("info", LevelFilter::INFO),
+            ("off", LevelFilter::ERROR),
+            ("warn,danaus=debug", LevelFilter::DEBUG),
+        ] {
+            assert_eq!(filter(&level.parse().unwrap()).max_level_hint(), Some(last), "{level}");
+        }
     }
 }
