@@ -249,11 +249,11 @@ pub enum PaddingWait {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Most tokens that are computed at once; a longer text goes alone
+    /// Most tokens that are computed at once; a longer text goes alone [default: 2048 on the CPU, up to 16384 on GPUs]
     ///
-    /// Fewer keep a short text from waiting long behind others; more gain nothing beyond a few thousand.
-    #[arg(long, env = "DANAUS_MAX_BATCH_TOKENS", default_value_t = 2048, value_name = "N", value_parser = at_least_one)]
-    pub max_batch_tokens: usize,
+    /// Fewer keep a short text from waiting long behind others; more gain nothing beyond what is the default.
+    #[arg(long, env = "DANAUS_MAX_BATCH_TOKENS", value_name = "N", value_parser = at_least_one)]
+    pub max_batch_tokens: Option<usize>,
     /// Most tokens of a text that never waits for a longer one's end
     ///
     /// Between two steps of longer texts (two a layer), those that are no longer than this are computed. 0: every text waits for those before it.

@@ -59,6 +59,9 @@ pub struct Rechecks {
     pub differed: u64,
 }
 
+/// [`Backend::batch_tokens`] of a CPU, and of GPUs that say nothing else.
+pub(crate) const BATCH_TOKENS: usize = 2048;
+
 /// One loaded model on one device.
 ///
 /// Implementations promise that a text's vector depends on that text alone: the same bits alone, in any batch, in any
@@ -89,6 +92,12 @@ pub trait Backend: Send + Sync {
 
     /// Rows that the encoder computes for a text, padding included: what it costs.
     fn rows(&self, text: &Text<'_>) -> usize;
+
+    /// Tokens of a batch, padding included, beyond which more at once gain little here: what they gain, a text that comes then loses by
+    /// waiting.
+    fn batch_tokens(&self) -> usize {
+        BATCH_TOKENS
+    }
 
     /// Encodes windows, for preparing [`Padding::Fast`].
     fn windows(&self) -> &dyn WindowEncoder;

@@ -11,8 +11,8 @@ use crate::traces::Traces;
 /// Limits and defaults of one server.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
-    /// Most tokens that the model computes at once; a longer text goes alone.
-    pub max_batch_tokens: usize,
+    /// Most tokens that the model computes at once; a longer text goes alone. `None`: as many as suit the device.
+    pub max_batch_tokens: Option<usize>,
     /// Most tokens of a text, padding included, that never waits for a longer one's end: between two steps of those, the model
     /// computes the shorter ones that wait.
     pub short_text_tokens: usize,
@@ -64,7 +64,7 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
-            max_batch_tokens: 2048,
+            max_batch_tokens: None,
             short_text_tokens: 1024,
             auto_truncate: false,
             pooling: Pooling::default(),

@@ -212,6 +212,11 @@ impl Ready {
         self.service.backend.as_ref()
     }
 
+    /// Most tokens that are computed at once.
+    pub(crate) fn batch_tokens(&self) -> usize {
+        self.config.max_batch_tokens.unwrap_or_else(|| self.backend().batch_tokens())
+    }
+
     pub(crate) fn model(&self) -> &ModelInfo {
         &self.service.model
     }

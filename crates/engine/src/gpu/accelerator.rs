@@ -71,6 +71,11 @@ pub trait Accelerator: Send + Sync + Debug {
         false
     }
 
+    /// See [`Backend::batch_tokens`](crate::Backend::batch_tokens).
+    fn batch_tokens(&self) -> usize {
+        crate::backend::BATCH_TOKENS
+    }
+
     /// One vector `[H]` per text, in order, not normalised. Ids are valid and texts no longer than the model takes.
     ///
     /// Before each of a pass's steps (two a layer), `between` is called, where it is given: other texts may be embedded then.

@@ -91,7 +91,7 @@ pub(super) async fn info(State(state): State<AppState>, Model(ready): Model) -> 
         limits: Limits {
             max_body_bytes: config.max_body_bytes,
             max_inputs: config.max_inputs,
-            max_batch_tokens: config.max_batch_tokens,
+            max_batch_tokens: ready.batch_tokens(),
             max_queued_tokens: config.max_queued_tokens,
             max_queued_texts: config.max_queued_texts,
             max_queue_seconds: config.max_queue_time.map(|limit| limit.as_secs_f64()),
@@ -112,7 +112,7 @@ pub(super) async fn info(State(state): State<AppState>, Model(ready): Model) -> 
             model_type: TeiModelType { embedding: TeiEmbeddingModel { pooling: config.pooling.to_string() } },
             max_concurrent_requests: config.max_queued_texts,
             max_input_length: backend.max_tokens(),
-            max_batch_tokens: config.max_batch_tokens,
+            max_batch_tokens: ready.batch_tokens(),
             max_batch_requests: None,
             max_client_batch_size: config.max_inputs,
             tokenization_workers: offload::at_once(),

@@ -115,7 +115,8 @@ pub(crate) struct Policy {
     pub(crate) lanes: Lanes,
     /// The machine's speed, as far as it is known.
     pub(crate) speed: Speed,
-    pub(crate) max_batch_tokens: usize,
+    /// `None`: as many as suit the device.
+    pub(crate) max_batch_tokens: Option<usize>,
     pub(crate) cache: VectorCache,
 }
 

@@ -19,7 +19,7 @@ use crate::scheduler::Batch;
 pub(super) struct Thread {
     pub(super) shared: Arc<Shared>,
     pub(super) backend: Arc<dyn Backend>,
-    pub(super) max_batch_tokens: usize,
+    pub(super) max_batch_tokens: Option<usize>,
 }
 
 /// Texts that are computed together.
@@ -39,12 +39,17 @@ impl Thread {
             if state.stopping {
                 return None;
             }
-            let batch = state.flights.next_batch(self.shared.now(), self.max_batch_tokens);
+            let batch = state.flights.next_batch(self.shared.now(), self.batch_tokens());
             if batch.is_some() {
                 return batch;
             }
             state = self.shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Most tokens of a batch now: a GPU that is no longer used takes its own number with it.
+    fn batch_tokens(&self) -> usize {
+        self.max_batch_tokens.unwrap_or_else(|| self.backend.batch_tokens())
     }
 
     /// Computes a batch and answers its requests.
@@ -64,7 +69,7 @@ impl Thread {
         let failure = match outcome {
             Ok(Ok(vectors)) if vectors.len() == batch.len() => {
                 let own = self.shared.lock().flights.finished(self.shared.now(), long, true);
-                let size = BatchSize { texts: batch.len(), tokens, budget: self.max_batch_tokens };
+                let size = BatchSize { texts: batch.len(), tokens, budget: self.batch_tokens() };
                 self.shared.metrics.batch_computed(size, own);
                 return self.answer(&batch, vectors, (started, finished));
             }
@@ -114,7 +119,7 @@ impl Thread {
             if state.stopping || state.flights.abandon(batch) {
                 return ControlFlow::Break(());
             }
-            let short = state.flights.next_short_batch(self.shared.now(), self.max_batch_tokens);
+            let short = state.flights.next_short_batch(self.shared.now(), self.batch_tokens());
             drop(state);
             let Some(short) = short else { break };
             self.compute(short);

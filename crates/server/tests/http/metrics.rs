@@ -53,7 +53,7 @@ async fn every_stage_of_a_request_is_timed() {
 
 #[tokio::test]
 async fn batches_show_how_full_they_are_and_texts_that_were_cut() {
-    let app = ready_app_with(ServerConfig { max_batch_tokens: 10, ..ServerConfig::default() });
+    let app = ready_app_with(ServerConfig { max_batch_tokens: Some(10), ..ServerConfig::default() });
     // Three tokens each: three fit.
     post(&app, "/embed", json!({"query": ["a", "b", "c"]}).to_string()).await;
     post(&app, "/embed", json!({"query": ["word ".repeat(300), "a"], "truncate": true}).to_string()).await;

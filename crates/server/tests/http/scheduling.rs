@@ -45,7 +45,7 @@ async fn requests_that_wait_together_are_computed_together_in_order() {
 #[tokio::test]
 async fn a_request_is_spread_over_batches_by_the_token_budget() {
     let gate = Gate::new(usize::MAX);
-    let app = gated(&gate, ServerConfig { max_batch_tokens: 8, ..ServerConfig::default() });
+    let app = gated(&gate, ServerConfig { max_batch_tokens: Some(8), ..ServerConfig::default() });
     // 3 tokens, 3, 12 (over the budget), 3, 5, 3
     let texts = ["a", "b", "a b c d e f g h i j", "c", "d e f", "g"];
     let answer = post(&app, "/embed", json!({ "query": texts }).to_string()).await;
@@ -103,7 +103,7 @@ async fn a_long_text_that_nobody_waits_for_is_given_up() {
 #[tokio::test]
 async fn a_padded_text_costs_the_models_length() {
     let gate = Gate::new(usize::MAX);
-    let config = ServerConfig { max_batch_tokens: 2 * MAX_TOKENS, ..ServerConfig::default() };
+    let config = ServerConfig { max_batch_tokens: Some(2 * MAX_TOKENS), ..ServerConfig::default() };
     let app = gated(&gate, config);
     let request = json!({"query": ["a", "b", "c"], "padding": "max-length"});
     post(&app, "/embed", request.to_string()).await;
@@ -193,7 +193,7 @@ async fn a_failure_on_a_short_text_between_the_steps_of_a_long_one_is_a_500_for_
 #[tokio::test]
 async fn the_rest_of_a_failed_request_is_not_computed() {
     let gate = Gate::new(0);
-    let app = gated(&gate, ServerConfig { max_batch_tokens: 3, ..ServerConfig::default() });
+    let app = gated(&gate, ServerConfig { max_batch_tokens: Some(3), ..ServerConfig::default() });
     gate.fail_next(Failure::Panic);
     let failing = spawn_body(&app, json!({"query": ["a", "b", "c"]}).to_string());
     until_queued(&app, 2.0).await;
@@ -312,7 +312,7 @@ async fn a_request_whose_turn_would_come_too_late_is_429() {
     let gate = Gate::new(0);
     let config = ServerConfig {
         max_queue_time: Some(Duration::from_secs(500)),
-        max_batch_tokens: 3,
+        max_batch_tokens: Some(3),
         ..ServerConfig::default()
     };
     // A machine that takes a hundred seconds a token, beside which this test's own time is nothing.
@@ -352,7 +352,7 @@ async fn a_request_whose_turn_would_come_too_late_is_429() {
 #[tokio::test]
 async fn every_api_says_when_to_come_back_by_the_real_backlog() {
     let gate = Gate::new(0);
-    let config = ServerConfig { max_queued_texts: 1, max_batch_tokens: 3, ..ServerConfig::default() };
+    let config = ServerConfig { max_queued_texts: 1, max_batch_tokens: Some(3), ..ServerConfig::default() };
     // A machine that takes ten seconds a token.
     let mut service = service_on(Arc::clone(&gate) as _);
     service.speed.observe(&Load::from_iter([3]), Duration::from_secs(30));

@@ -328,6 +328,10 @@ impl Backend for GuardedBackend {
         self.window(text).cost()
     }
 
+    fn batch_tokens(&self) -> usize {
+        if self.demoted().is_some() { self.cpu.batch_tokens() } else { self.gpu.batch_tokens() }
+    }
+
     fn windows(&self) -> &dyn WindowEncoder {
         self.cpu.windows()
     }

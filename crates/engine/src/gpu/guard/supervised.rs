@@ -88,6 +88,11 @@ impl Supervised {
         self.accelerator.is_faster_than_sketches()
     }
 
+    /// See [`Accelerator::batch_tokens`].
+    pub fn batch_tokens(&self) -> usize {
+        self.accelerator.batch_tokens()
+    }
+
     /// Embeds a batch, see [`Accelerator::embed`]. An accelerator that panics or does not answer in time has failed; in the
     /// latter case its thread is left to itself.
     pub fn embed(
