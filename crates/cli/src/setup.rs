@@ -102,6 +102,12 @@ pub fn padding(compute: &ComputeArgs, model: &LoadedModel) -> Padding {
 /// Lengths, in tokens, of the texts that [`warm_up`] embeds: those of queries and of passages.
 const WARM_UP: [usize; 3] = [16, 64, 192];
 
+/// Tokens that are computed together where nobody waits for the first of them: several batches of the device, and few enough to show
+/// progress.
+pub fn tokens_together(backend: &dyn Backend) -> usize {
+    2 * backend.batch_tokens()
+}
+
 /// Embeds a few texts, so that the first request need not wait for filters and buffers to be made. Returns how fast that was
 /// once they were.
 pub fn warm_up(backend: &dyn Backend) -> anyhow::Result<Speed> {

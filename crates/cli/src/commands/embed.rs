@@ -14,9 +14,6 @@ use crate::args::{EmbedArgs, InputFormat};
 use crate::rows::{Place, Row, Rows};
 use crate::{padding, setup};
 
-/// Tokens gathered before they are computed and written: enough to fill several passes, little enough to show progress.
-const BATCH_TOKENS: usize = 4096;
-
 /// A text is counted up to this multiple of the model's length; beyond, the exact number is not worth its time.
 const COUNTED_LENGTHS: usize = 4;
 
@@ -73,6 +70,7 @@ impl Job<'_> {
         // Ids of each row of the batch; `None` for a bad one that is skipped.
         let mut batch: Vec<Option<Vec<u32>>> = Vec::new();
         let mut tokens = 0;
+        let most = setup::tokens_together(self.backend);
         while let Some((place, row)) = rows.next()? {
             let ids = row.and_then(|row| self.ids(row));
             match ids {
@@ -86,7 +84,7 @@ impl Job<'_> {
                     batch.push(None);
                 }
             }
-            if tokens >= BATCH_TOKENS || batch.len() >= BATCH_TOKENS {
+            if tokens >= most || batch.len() >= most {
                 self.compute(&mut batch, &mut output, &mut summary)?;
                 tokens = 0;
                 self.progress.set_position(rows.bytes());

@@ -14,9 +14,6 @@ use self::passages::{Library, Passage};
 use crate::args::SearchArgs;
 use crate::{padding, setup, stdout};
 
-/// Tokens that are computed at once.
-const BATCH_TOKENS: usize = 4096;
-
 /// Characters that are shown of a passage.
 const SHOWN: usize = 160;
 
@@ -78,12 +75,13 @@ impl Embedder<'_> {
     fn embed(&self, texts: &[&str], mut each: impl FnMut(Vec<f32>)) -> anyhow::Result<()> {
         let (most, pooling, padding) = (self.backend.max_tokens(), Pooling::Mean, self.padding);
         let (mut batch, mut tokens): (Vec<Vec<u32>>, usize) = (Vec::new(), 0);
+        let together = setup::tokens_together(self.backend);
         for (index, text) in texts.iter().enumerate() {
             let mut ids = self.tokenizer.encode_ids(text, most)?;
             truncate(&mut ids, most);
             tokens += ids.len();
             batch.push(ids);
-            if tokens >= BATCH_TOKENS || index + 1 == texts.len() {
+            if tokens >= together || index + 1 == texts.len() {
                 let texts: Vec<_> = batch.iter().map(|ids| Text { ids, pooling, padding }).collect();
                 for pooled in self.backend.embed(&texts)? {
                     each(finish(pooled, None, true)?);
