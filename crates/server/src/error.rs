@@ -21,12 +21,14 @@ pub(crate) enum ErrorKind {
     MalformedJson,
     EmptyList,
     TokenIds,
+    MalformedHead,
     PlainHttp,
     Unauthorized,
     UnknownRoute,
     UnknownModel,
     MethodNotAllowed,
     RequestTimeout,
+    HeadTooLarge,
     BodyTooLarge,
     BatchTooLarge,
     UnsupportedMediaType,
@@ -56,13 +58,16 @@ pub(crate) enum Overload {
 impl ErrorKind {
     const fn status(self) -> StatusCode {
         match self {
-            Self::MalformedJson | Self::EmptyList | Self::TokenIds | Self::PlainHttp => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::MalformedJson
+            | Self::EmptyList
+            | Self::TokenIds
+            | Self::MalformedHead
+            | Self::PlainHttp => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::UnknownRoute | Self::UnknownModel => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge | Self::BatchTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidField | Self::TextTooLong => StatusCode::UNPROCESSABLE_ENTITY,
@@ -82,12 +87,14 @@ impl ErrorKind {
             Self::MalformedJson => "malformed_json",
             Self::EmptyList => "empty_list",
             Self::TokenIds => "token_ids_not_accepted",
+            Self::MalformedHead => "malformed_head",
             Self::PlainHttp => "tls_required",
             Self::Unauthorized => "invalid_api_key",
             Self::UnknownRoute => "unknown_route",
             Self::UnknownModel => "model_not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
+            Self::HeadTooLarge => "head_too_large",
             Self::BodyTooLarge => "body_too_large",
             Self::BatchTooLarge => "batch_too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",

@@ -88,12 +88,30 @@ pub(crate) async fn hold(State(state): State<AppState>, mut request: Request, ne
     Response::from_parts(head, body)
 }
 
-/// Why every request on a connection is refused.
+/// Why requests on a connection are refused.
 #[derive(Clone)]
 pub(crate) struct Refusal {
-    pub(crate) error: ApiError,
+    /// `None`: each request carries its reason.
+    error: Option<ApiError>,
     /// Whether [`HEALTH`] and [`METRICS`] answer nevertheless: a server with many clients is neither dead nor blind.
-    pub(crate) but_status: bool,
+    but_status: bool,
+}
+
+impl Refusal {
+    /// Of every request.
+    pub(crate) fn always(error: ApiError) -> Self {
+        Self { error: Some(error), but_status: false }
+    }
+
+    /// Of every request, but those that ask how the server does.
+    pub(crate) fn full(error: ApiError) -> Self {
+        Self { error: Some(error), but_status: true }
+    }
+
+    /// Of requests that have an [`ApiError`] among their extensions.
+    pub(crate) fn noted() -> Self {
+        Self { error: None, but_status: false }
+    }
 }
 
 /// Refuses the requests of a connection that cannot be served, and asks for its end.
@@ -105,13 +123,14 @@ pub(crate) async fn refuse(
     let mut response = if refusal.but_status && [HEALTH, METRICS].contains(&request.uri().path()) {
         next.run(request).await
     } else {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        let error = refusal.error.or_else(|| head.extensions.remove()).unwrap_or_else(ApiError::internal);
         let mut pace = Pace::new(REFUSED_BODY_PATIENCE);
         let reader = state.body_reader();
         let discarded = reader.discard(body, &head.headers, &mut pace);
         // Cut off while its client still sends, the connection might break before the answer is read.
         let _ = tokio::time::timeout(REFUSED_BODY_PATIENCE, discarded).await;
-        refusal.error.into_response()
+        error.into_response()
     };
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response

@@ -30,7 +30,9 @@ use crate::types::tei::TeiError;
             Beside its own API the server has those of OpenAI and of Text Embeddings Inference, for clients made for them: \
             the vectors are the same.\n\n\
             Every response carries `X-Request-Id`: the request's own, or a new one. An error has the form of the API that \
-            was called; its message says what was expected, what came, and what to do. Unknown fields are ignored.",
+            was called; its message says what was expected, what came, and what to do. Unknown fields are ignored.\n\n\
+            On every route, a request's head has 64 KiB and 100 fields (431 beyond), must come in time (408), and be \
+            HTTP/1.1 (400).",
     ),
     components(schemas(ErrorBody, OpenAiError, TeiError)),
     tags(

@@ -1,6 +1,7 @@
 //! Listening: connections, loading in the background, shutdown.
 
 mod connections;
+mod heads;
 mod listener;
 mod paced;
 mod tls;

@@ -251,6 +251,18 @@ fn slow_writers_slow_readers_and_idle_connections_end() {
     let mut answer = Vec::new();
     server.connect().read_to_end(&mut answer).unwrap();
     assert!(answer.is_empty());
+    // Half a head.
+    let mut late = server.connect();
+    late.write_all(b"POST /embed HTTP/1.1\r\n").unwrap();
+    let mut answer = String::new();
+    late.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 408 "), "{head}");
+    let message =
+        "Only 22 bytes of the request's head in 2 s, and not its end: send the whole head within that time";
+    let error = json!({"message": message, "type": "invalid_request_error", "code": "request_timeout"});
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(body, json!({"error": error, "detail": message}));
     // A byte now and then.
     let mut slow = server.connect();
     slow.write_all(request(&"x".repeat(10_000), "").split_at(200).0.as_bytes()).unwrap();

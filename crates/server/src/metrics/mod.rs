@@ -1,5 +1,6 @@
 //! What `/metrics` tells: a group of measurements a file, each registered by itself.
 
+mod connections;
 mod device;
 mod register;
 mod requests;
@@ -17,6 +18,7 @@ use crate::cache::CacheSize;
 use crate::scheduler::Depth;
 use crate::service::Service;
 use crate::traces;
+use connections::Connections;
 use device::Device;
 use register::Register;
 use requests::Requests;
@@ -25,6 +27,7 @@ use sharing::Sharing;
 use stages::Stages;
 use work::Work;
 
+pub(crate) use connections::RefusedConnection;
 pub(crate) use requests::{InFlight, RequestLabels};
 pub(crate) use stages::Stage;
 pub(crate) use work::BatchSize;
@@ -34,6 +37,7 @@ pub(crate) use work::BatchSize;
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Requests,
+    connections: Connections,
     stages: Stages,
     work: Work,
     sharing: Sharing,
@@ -73,6 +77,7 @@ impl Metrics {
         let register = Register(&registry);
         Ok(Self {
             requests: Requests::new(register)?,
+            connections: Connections::new(register)?,
             stages: Stages::new(register)?,
             work: Work::new(register)?,
             sharing: Sharing::new(register)?,
@@ -90,6 +95,11 @@ impl Metrics {
     /// Counts a request as in flight until the guard is dropped.
     pub(crate) fn in_flight(&self) -> InFlight {
         self.requests.in_flight()
+    }
+
+    /// Counts a connection that is not served.
+    pub(crate) fn connection_refused(&self, why: RefusedConnection) {
+        self.connections.refused(why);
     }
 
     /// Notes a part of a request's way, also for its trace: to be called by the task that answers it.

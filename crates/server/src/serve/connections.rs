@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
@@ -16,10 +17,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::heads::{HEAD_BYTES, Heads, Line};
 use super::listener::{Accepted, Listener};
 use super::paced::Paced;
 use crate::config::ServerConfig;
 use crate::error::{ApiError, ErrorKind};
+use crate::metrics::{Metrics, RefusedConnection};
 use crate::middleware::Refusal;
 use crate::pace::FOREVER;
 use crate::routes;
@@ -37,9 +40,6 @@ const REFUSED_AT_ONCE: usize = 64;
 /// How long a connection over the limit may take to ask and to be told.
 const REFUSAL_TIME: Duration = Duration::from_secs(5);
 
-/// Most bytes of a request's head; 431 beyond. Also what a connection reads at once, and so a bound to what it holds.
-const HEAD_BYTES: usize = 64 * 1024;
-
 /// The first byte of a TLS handshake.
 const TLS_HANDSHAKE: u8 = 22;
 
@@ -48,6 +48,7 @@ pub(super) struct Connections {
     desk: Arc<Desk>,
     slots: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
+    metrics: Metrics,
     open: GracefulShutdown,
     /// Dropped when no handshake is to be finished any more.
     handshakes: watch::Sender<()>,
@@ -60,6 +61,9 @@ struct Desk {
     full: Router,
     /// Tells that this port speaks TLS.
     plain: Router,
+    /// Tells what is wrong with a head.
+    headless: Router,
+    metrics: Metrics,
     read_timeout: Duration,
     write_timeout: Duration,
 }
@@ -82,6 +86,7 @@ impl Connections {
             desk: Arc::new(Desk::new(state, config)),
             slots: Arc::new(Semaphore::new(most)),
             refusals: Arc::new(Semaphore::new(REFUSED_AT_ONCE)),
+            metrics: state.metrics().clone(),
             open: GracefulShutdown::new(),
             handshakes: watch::Sender::new(()),
         }
@@ -121,6 +126,7 @@ impl Connections {
 
     fn spawn(&self, accepted: Accepted) {
         let Some(place) = self.place() else {
+            self.metrics.connection_refused(RefusedConnection::Untold);
             tracing::debug!("a connection is closed unanswered: too many");
             return;
         };
@@ -146,7 +152,10 @@ impl Connections {
         };
         match take(&self.slots) {
             Some(permit) => Some(place(permit, &self.desk.app, None)),
-            None => take(&self.refusals).map(|permit| place(permit, &self.desk.full, Some(REFUSAL_TIME))),
+            None => take(&self.refusals).map(|permit| {
+                self.metrics.connection_refused(RefusedConnection::TooMany);
+                place(permit, &self.desk.full, Some(REFUSAL_TIME))
+            }),
         }
     }
 }
@@ -158,8 +167,10 @@ impl Desk {
             ApiError::new(ErrorKind::PlainHttp, "This port speaks TLS: use https:// instead of http://");
         Self {
             app: routes::app(state.clone()),
-            full: routes::refusing(state.clone(), Refusal { error: full, but_status: true }),
-            plain: routes::refusing(state.clone(), Refusal { error: plain, but_status: false }),
+            full: routes::refusing(state.clone(), Refusal::full(full)),
+            plain: routes::refusing(state.clone(), Refusal::always(plain)),
+            headless: routes::refusing(state.clone(), Refusal::noted()),
+            metrics: state.metrics().clone(),
             read_timeout: config.read_timeout.min(FOREVER),
             write_timeout: config.write_timeout,
         }
@@ -172,7 +183,9 @@ impl Desk {
             Accepted::Unix(stream) => self.speak(stream, place).await,
             Accepted::Tls(stream, acceptor) => {
                 let opened = tokio::select! {
-                    opened = self.open(stream, acceptor) => opened?,
+                    opened = self.open(stream, acceptor) => opened.inspect_err(|_| {
+                        self.metrics.connection_refused(RefusedConnection::Handshake);
+                    })?,
                     _ = place.closing.changed() => return Ok(()),
                 };
                 match opened {
@@ -214,12 +227,25 @@ impl Desk {
         place: Place,
     ) -> io::Result<()> {
         let Place { app, watcher, _permit, .. } = place;
-        // The time to read a head is also that which a connection may be idle.
+        let line = Arc::new(Line::default());
+        let stream = Heads::new(stream, Arc::clone(&line), self.read_timeout);
+        let [app, headless] = [app, self.headless.clone()].map(TowerToHyperService::new);
+        let service = service_fn(move |mut request| {
+            let (refused, answering) = line.admit(&mut request);
+            let answer = if refused { headless.call(request) } else { app.call(request) };
+            async move {
+                let answer = answer.await;
+                drop(answering);
+                answer
+            }
+        });
         let connection = http1::Builder::new()
+            // `Heads` gives up earlier. That there is a limit makes hyper read again after an answer, which starts its clock.
             .timer(TokioTimer::new())
-            .header_read_timeout(self.read_timeout)
+            .header_read_timeout((self.read_timeout.saturating_mul(2) + Duration::from_secs(1)).min(FOREVER))
+            // What a connection reads at once, and so a bound to what it holds.
             .max_buf_size(HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+            .serve_connection(TokioIo::new(stream), service);
         watcher.watch(connection).await.map_err(io::Error::other)
     }
 }

@@ -54,6 +54,7 @@ async fn connections_over_the_limit_are_told_so_and_closed() {
         let answer = running.exchange(&format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
     }
+    assert_eq!(refused_connections(&running, "too_many_connections").await, 6);
     // Those inside notice nothing, and make room when they leave.
     first.write_all(post(&query("inside"), "").as_bytes()).await.unwrap();
     assert!(read_one(&mut first).await.contains(&expected_json("inside")));
@@ -84,6 +85,14 @@ async fn more_connections_than_can_be_told_are_closed() {
         answer.contains(&expected_json("a"))
     })
     .await;
+    assert_eq!(refused_connections(&running, "too_many_connections").await, 64);
+    assert!(refused_connections(&running, "too_many_to_tell").await >= 200 - 1 - 64);
+}
+
+/// How many connections were not served for that reason; asked on a connection that may be one of them.
+async fn refused_connections(running: &Running, reason: &str) -> usize {
+    let name = format!("danaus_connections_refused_total{{reason=\"{reason}\"}}");
+    running.metric(&name).await.parse().unwrap()
 }
 
 #[tokio::test]

@@ -106,6 +106,20 @@ async fn tls_of_both_versions() {
 }
 
 #[tokio::test]
+async fn a_wrong_head_is_told_so_by_tls_and_on_a_unix_socket() {
+    let message = "The request's head is not HTTP/1.1: invalid header name";
+    let expected = error_json(message, "invalid_request_error", "malformed_head");
+    let request = "GET /health HTTP/1.1\r\nno field\r\n\r\n";
+    let files = Files::new();
+    let running = start_tls(&files, ServerConfig::default()).await;
+    assert_eq!(body_of(&exchange(&files, running.address, request).await), expected);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("danaus.sock");
+    let _running = start_unix(&path).await;
+    assert_eq!(body_of(&exchange_unix(&path, request).await), expected);
+}
+
+#[tokio::test]
 async fn plain_http_at_a_tls_port_is_told_so() {
     let files = Files::new();
     let running = start_tls(&files, ServerConfig::default()).await;
@@ -141,6 +155,9 @@ async fn a_handshake_that_does_not_come_holds_up_nobody_and_ends() {
     let mut wrong = running.connect().await;
     wrong.write_all(b"\x16 this is no handshake").await.unwrap();
     let _ = bounded(wrong.read_to_end(&mut Vec::new())).await;
+    let request = "GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let metrics = exchange(&files, running.address, request).await;
+    assert!(metrics.contains("danaus_connections_refused_total{reason=\"tls_handshake\"} 4\n"), "{metrics}");
 }
 
 #[tokio::test]

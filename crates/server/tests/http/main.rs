@@ -8,6 +8,7 @@ mod embed;
 mod errors;
 #[path = "../../../engine/tests/common/faulty.rs"]
 mod faulty;
+mod heads;
 mod listening;
 mod metrics;
 mod openai;
