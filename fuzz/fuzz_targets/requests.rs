@@ -36,7 +36,7 @@ static APP: LazyLock<(Runtime, Router)> = LazyLock::new(|| {
         max_body_bytes: 64 * 1024,
         max_inputs: 32,
         short_text_tokens: 8,
-        max_batch_tokens: 32,
+        max_batch_tokens: Some(32),
         cache_bytes: 16 * 1024,
         ..ServerConfig::default()
     };
