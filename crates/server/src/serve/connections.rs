@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -230,13 +232,18 @@ impl Desk {
         let line = Arc::new(Line::default());
         let stream = Heads::new(stream, Arc::clone(&line), self.read_timeout);
         let [app, headless] = [app, self.headless.clone()].map(TowerToHyperService::new);
-        let service = service_fn(move |mut request| {
-            let (refused, answering) = line.admit(&mut request);
-            let answer = if refused { headless.call(request) } else { app.call(request) };
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let (refusal, answering) = line.admit();
+            let answer = match refusal {
+                Some(refusal) => {
+                    request.extensions_mut().insert(refusal);
+                    headless.call(request)
+                }
+                None => app.call(request),
+            };
             async move {
-                let answer = answer.await;
-                drop(answering);
-                answer
+                let _answering = answering;
+                answer.await
             }
         });
         let connection = http1::Builder::new()

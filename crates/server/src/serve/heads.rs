@@ -15,9 +15,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::http::Request;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use self::body::Extent;
 use self::head::Look;
@@ -75,15 +74,11 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Notes that hyper has made a request of a head. One that is to be refused carries the reason as an extension.
-    pub(super) fn admit<B>(self: &Arc<Self>, request: &mut Request<B>) -> (bool, Answering) {
+    /// Notes that hyper has made a request of a head, and says why it is to be refused, if it is.
+    pub(super) fn admit(self: &Arc<Self>) -> (Option<ApiError>, Answering) {
         let requests = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        let refusal = self.refusal.get().filter(|_| requests == self.heads.load(Ordering::Relaxed)).cloned();
-        let refused = refusal.is_some();
-        if let Some(refusal) = refusal {
-            request.extensions_mut().insert(refusal);
-        }
-        (refused, Answering(Arc::clone(self)))
+        let refusal = self.refusal.get().filter(|_| requests == self.heads.load(Ordering::Relaxed));
+        (refusal.cloned(), Answering(Arc::clone(self)))
     }
 
     /// Whether every head has become a request, and every request has its answer.
@@ -116,7 +111,8 @@ impl<S> Heads<S> {
             return false;
         }
         let clock = self.clock.get_or_insert_with(|| Box::pin(sleep(self.patience)));
-        clock.as_mut().poll(cx).is_ready()
+        // Who sends without a pause leaves no time for a look at the clock but this one.
+        clock.as_mut().poll(cx).is_ready() || clock.deadline() <= Instant::now()
     }
 
     /// Whether more of a head is to come than is held.
@@ -151,6 +147,8 @@ impl<S> Heads<S> {
 
     fn refuse(&mut self, error: ApiError) {
         self.held = head::stand_in(&self.held);
+        // The head's time is over; the wait after its answer has its own.
+        (self.seen, self.clock) = (0, None);
         self.line.heads.fetch_add(1, Ordering::Relaxed);
         // Only the last head is refused: there is no earlier reason.
         let _ = self.line.refusal.set(error);

@@ -176,3 +176,31 @@ async fn a_refused_client_is_waited_for_but_not_for_ever() {
     let sending = async { while stream.write_all(&[b'x'; 1024]).await.is_ok() {} };
     bounded(sending).await;
 }
+
+#[tokio::test]
+async fn a_late_client_that_sends_on_can_read_its_answer() {
+    let running =
+        start_ready(ServerConfig { read_timeout: SHORT, ..ServerConfig::default() }, service()).await;
+    let mut stream = running.connect().await;
+    stream.write_all(b"GET /info HTTP/1.1\r\nx: ").await.unwrap();
+    // Beyond the answer, which is not read yet.
+    for _ in 0..40 {
+        stream.write_all(b"y").await.unwrap();
+        tokio::time::sleep(SHORT / 20).await;
+    }
+    refused(&mut stream, 408).await;
+}
+
+#[tokio::test]
+async fn a_refused_client_is_waited_for_as_long_however_its_head_came() {
+    let running = start_ready(ServerConfig::default(), service()).await;
+    let mut stream = running.connect().await;
+    stream.write_all(b"GET /x HTTP/1.1\r\nno ").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    stream.write_all(b"field\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    bounded(stream.read_to_end(&mut answer)).await.unwrap();
+    // Far within the read time-out.
+    let sending = async { while stream.write_all(&[b'x'; 1024]).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(15), sending).await.unwrap();
+}

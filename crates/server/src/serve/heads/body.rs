@@ -49,9 +49,10 @@ enum Chunks {
     Extension(u64),
     /// In a chunk; so much is left, the end of its line included.
     Data(u64),
-    /// In a line after the last chunk; whether it is empty so far.
+    /// In a line after the last chunk: whether it is empty so far, and whether a CR was last. Only CR LF ends it, as for hyper.
     Trailer {
         empty: bool,
+        cr: bool,
     },
     End,
 }
@@ -81,16 +82,16 @@ impl Chunks {
 
     fn after(self, byte: u8) -> Self {
         match (self, byte) {
-            (Self::Size(0) | Self::Extension(0), b'\n') => Self::Trailer { empty: true },
+            (Self::Size(0) | Self::Extension(0), b'\n') => Self::Trailer { empty: true, cr: false },
             (Self::Size(size) | Self::Extension(size), b'\n') => Self::Data(size.saturating_add(2)),
             (Self::Size(size), _) => match char::from(byte).to_digit(16) {
                 Some(digit) => Self::Size(size.saturating_mul(16).saturating_add(digit.into())),
                 None => Self::Extension(size),
             },
-            (Self::Trailer { empty: true }, b'\n') => Self::End,
-            (Self::Trailer { .. }, b'\n') => Self::Trailer { empty: true },
-            (Self::Trailer { empty }, b'\r') => Self::Trailer { empty },
-            (Self::Trailer { .. }, _) => Self::Trailer { empty: false },
+            (Self::Trailer { empty: true, cr: true }, b'\n') => Self::End,
+            (Self::Trailer { cr: true, .. }, b'\n') => Self::Trailer { empty: true, cr: false },
+            (Self::Trailer { empty, .. }, b'\r') => Self::Trailer { empty, cr: true },
+            (Self::Trailer { .. }, _) => Self::Trailer { empty: false, cr: false },
             (other, _) => other,
         }
     }

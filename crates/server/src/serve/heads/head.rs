@@ -24,12 +24,13 @@ pub(super) enum Look {
 
 /// Looks at the beginning of a request, of which the first `seen` bytes were looked at before and were too few.
 pub(super) fn look(bytes: &[u8], seen: usize) -> Look {
-    let ends = has_end(&bytes[seen.saturating_sub(3)..]);
+    let ends = has_end(&bytes[seen.saturating_sub(2)..]);
     // Looked at when it has begun, since what is no HTTP may never end, and when it may be whole; not at each byte.
     if ends || (seen == 0 && !bytes.is_empty()) {
         let mut fields = [EMPTY_HEADER; HEAD_FIELDS];
         let mut request = Request::new(&mut fields);
         match request.parse(bytes) {
+            Ok(Status::Complete(length)) if length > HEAD_BYTES => return Look::Wrong(too_large()),
             Ok(Status::Complete(length)) => {
                 return extent(&request, length).map_or_else(|why| Look::Wrong(malformed(why)), Look::Whole);
             }
@@ -45,7 +46,7 @@ pub(super) fn look(bytes: &[u8], seen: usize) -> Look {
 
 /// Whether there is an empty line.
 fn has_end(bytes: &[u8]) -> bool {
-    bytes.windows(2).any(|end| end == b"\n\n") || bytes.windows(3).any(|end| end == b"\n\r\n")
+    bytes.windows(3).any(|end| end.starts_with(b"\n\n") || end == b"\n\r\n") || bytes.ends_with(b"\n\n")
 }
 
 /// How far the request reaches; what hyper would refuse in it is an error.
@@ -60,40 +61,47 @@ fn extent(request: &Request<'_, '_>, head: usize) -> Result<Extent, &'static str
         let named = move |field: &&Header<'_>| field.name.eq_ignore_ascii_case(name);
         request.headers.iter().filter(named).map(|field| field.value)
     };
+    let mut length = None;
+    for value in values("content-length") {
+        let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+        // hyper keeps the two largest numbers for itself.
+        let value: Option<u64> = digits.and_then(|digits| digits.parse().ok()).filter(|&n| n < u64::MAX - 1);
+        let value = value.ok_or("invalid Content-Length")?;
+        if *length.get_or_insert(value) != value {
+            return Err("two different values of Content-Length");
+        }
+    }
     if let Some(last) = values("transfer-encoding").next_back() {
-        let chunked = last
-            .rsplit(|&byte| byte == b',')
-            .next()
-            .is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+        let coding = last.rsplit(|&byte| byte == b',').next().unwrap_or_default();
+        let chunked = last.is_ascii() && coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
         return match request.version {
             Some(1) if chunked => Ok(Extent::chunked(head)),
             Some(1) => Err("its last Transfer-Encoding is not chunked"),
             _ => Err("a Transfer-Encoding in HTTP/1.0"),
         };
     }
-    let mut length = None;
-    for value in values("content-length") {
-        let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
-        let value: u64 = digits.and_then(|digits| digits.parse().ok()).ok_or("invalid Content-Length")?;
-        if *length.get_or_insert(value) != value {
-            return Err("two different values of Content-Length");
-        }
-    }
     Ok(Extent::sized(head, length.unwrap_or(0)))
 }
 
-/// A head for a request that is refused: the same method and target, if they can be told, so that the error has the form of
+/// Longest path that is taken over.
+const STAND_IN_PATH: usize = 1024;
+
+/// A head for a request that is refused: the same method and path, if they can be told, so that the error has the form of
 /// the API that was called.
 pub(super) fn stand_in(bytes: &[u8]) -> Vec<u8> {
     let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let line = std::str::from_utf8(line).unwrap_or_default().trim_end();
     let mut words = line.split(' ');
     let (method, target, version) = (words.next(), words.next(), words.next().unwrap_or_default());
-    let method = method.filter(|method| Method::from_bytes(method.as_bytes()).is_ok());
-    let target = target.filter(|target| target.starts_with('/') && target.parse::<Uri>().is_ok());
-    match (method, target) {
-        (Some(method), Some(target)) if version.starts_with("HTTP/1.") => {
-            format!("{method} {target} HTTP/1.1\r\n\r\n").into_bytes()
+    // hyper would take a CONNECT for the end of HTTP.
+    let method =
+        method.filter(|&method| method != "CONNECT" && Method::from_bytes(method.as_bytes()).is_ok());
+    let target =
+        target.filter(|target| target.starts_with('/')).and_then(|target| target.parse::<Uri>().ok());
+    let path = target.as_ref().map(Uri::path).filter(|path| path.len() <= STAND_IN_PATH);
+    match (method, path) {
+        (Some(method), Some(path)) if version.starts_with("HTTP/1.") => {
+            format!("{method} {path} HTTP/1.1\r\n\r\n").into_bytes()
         }
         _ => b"UNKNOWN * HTTP/1.1\r\n\r\n".to_vec(),
     }

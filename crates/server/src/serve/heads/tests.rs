@@ -112,3 +112,51 @@ fn empty_lines_before_a_head_are_left_out() {
     assert_eq!(got, b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n");
     assert_eq!(heads, 2);
 }
+
+/// As hyper, which takes lines after the last chunk for ended by CR LF alone.
+#[test]
+fn a_body_ends_where_hyper_ends_it() {
+    let head = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n";
+    for (body, heads) in [
+        ("0\r\n\n\r\n\r\n", 1),
+        ("0\r\n\nGET /info HTTP/1.1\r\nno field\r\n\r\n", 1),
+        ("0\r\na: b\n\r\nGET /info HTTP/1.1\r\nno field\r\n\r\n", 1),
+        ("0\r\na: b\r\n\r\nGET /info HTTP/1.1\r\n\r\n", 2),
+    ] {
+        let (got, known, refusal) = pass(format!("{head}{body}").into_bytes(), vec![5]);
+        assert_eq!((known, refusal), (heads, None), "{body:?}");
+        assert_eq!(String::from_utf8_lossy(&got), format!("{head}{body}"));
+    }
+}
+
+#[test]
+fn what_hyper_would_refuse_is_refused_here() {
+    for fields in [
+        "content-length: 18446744073709551615",
+        "content-length: 18446744073709551614",
+        "content-length: +5",
+        "content-length: x\r\ntransfer-encoding: chunked",
+        "content-length: 1\r\ncontent-length: 2\r\ntransfer-encoding: chunked",
+        "transfer-encoding: \u{ff}, chunked",
+    ] {
+        let (got, heads, refusal) =
+            pass(format!("POST /embed HTTP/1.1\r\n{fields}\r\n\r\n").into_bytes(), vec![100]);
+        assert_eq!(got, b"POST /embed HTTP/1.1\r\n\r\n", "{fields}");
+        assert_eq!((heads, refusal.is_some()), (1, true), "{fields}");
+    }
+}
+
+#[test]
+fn what_stands_in_is_what_hyper_takes() {
+    let long = format!("GET /{} HTTP/1.1", "a".repeat(2000));
+    for (line, stands_in) in [
+        ("GET /#\u{1} HTTP/1.1", "GET / HTTP/1.1"),
+        ("GET /info?a=b HTTP/1.1", "GET /info HTTP/1.1"),
+        ("CONNECT /x HTTP/1.1", "UNKNOWN * HTTP/1.1"),
+        (&long, "UNKNOWN * HTTP/1.1"),
+    ] {
+        let (got, _, refusal) = pass(format!("{line}\r\nno field\r\n\r\n").into_bytes(), vec![100]);
+        assert_eq!(String::from_utf8_lossy(&got), format!("{stands_in}\r\n\r\n"), "{line}");
+        assert!(refusal.is_some());
+    }
+}
