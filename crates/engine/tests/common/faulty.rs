@@ -10,6 +10,9 @@ use danaus_engine::padding::{Record, Window};
 use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Pooling};
 use danaus_model::LoadedModel;
 
+/// Tokens that it wants in a batch.
+pub const BATCH_TOKENS: usize = 5000;
+
 /// How it goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
@@ -104,6 +107,10 @@ impl Faulty {
 impl Accelerator for Faulty {
     fn description(&self) -> &Description {
         &self.description
+    }
+
+    fn batch_tokens(&self) -> usize {
+        BATCH_TOKENS
     }
 
     fn embed(

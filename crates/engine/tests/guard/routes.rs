@@ -1,0 +1,133 @@
+//! Which texts are whose, and how the two share work.
+
+use super::*;
+
+#[test]
+fn short_texts_are_the_cpus_and_the_others_the_gpus_in_any_batch() {
+    let (backend, control) = guarded(&options());
+    // The pooler is the CPU's, in its dtype, so that Pooling::Model has bits of its own.
+    let poolings = [Pooling::Mean, Pooling::Cls];
+    let texts: Vec<Vec<u32>> = [3, 49, 50, 200, 7, 51, 300].map(golden_ids).into();
+    let (alone, mut batch, mut expected) = (Alone::new(), Vec::new(), Vec::new());
+    for ids in &texts {
+        for (pooling, padding) in
+            poolings.iter().flat_map(|&pooling| [Padding::None, Padding::MaxLength].map(|p| (pooling, p)))
+        {
+            let text = Text { ids, pooling, padding };
+            let got = embed(&backend, text);
+            let rows = if padding == Padding::MaxLength { 300 } else { ids.len() };
+            let asked = if rows >= CROSSOVER { vec![vec![(ids.len(), rows)]] } else { Vec::new() };
+            assert_eq!(control.batches(), asked);
+            alone.assert_from(rows >= CROSSOVER, text, &got);
+            batch.push(text);
+            expected.push(got);
+        }
+    }
+    let together: Vec<_> = backend.embed(&batch).unwrap().iter().map(|vector| bits(vector)).collect();
+    assert_eq!(together, expected);
+    batch.reverse();
+    expected.reverse();
+    let stepwise = backend.embed_stepwise(&batch, &mut || ControlFlow::Continue(())).unwrap();
+    assert_eq!(stepwise.iter().map(|vector| bits(vector)).collect::<Vec<_>>(), expected);
+    assert_eq!(backend.demoted(), None);
+}
+
+#[test]
+fn the_models_own_pooling_is_finished_by_the_cpu() {
+    for (use_cls_token, pool_all) in [(false, false), (true, false), (false, true), (true, true)] {
+        let model = synthetic(&ModelConfig { use_cls_token, pool_all, ..small_config() }, 5);
+        let (gpu, control) = Faulty::open(&model, Dtype::F32);
+        let cpu = || CpuBackend::new(&model, &BackendOptions { dtype: Dtype::F32, ..Default::default() });
+        let backend = GuardedBackend::new(cpu().unwrap(), gpu, &options()).unwrap();
+        let ids = golden_ids(80);
+        let text = Text { ids: &ids, pooling: Pooling::Model, padding: Padding::None };
+        control.batches();
+        assert_eq!(embed(&backend, text), embed(&cpu().unwrap(), text));
+        assert_eq!(control.batches(), [[(80, 80)]]);
+    }
+}
+
+#[test]
+fn fast_padding_is_the_gpus_where_no_sketch_is_needed() {
+    let (backend, control) = guarded(&options());
+    assert_eq!(backend.windows().dtype(), "f32", "it is prepared on the CPU");
+    let unprepared = golden_ids(20);
+    fn fast(ids: &[u32]) -> Text<'_> {
+        Text { ids, pooling: Pooling::Mean, padding: Padding::Fast }
+    }
+    Alone::new().assert_from(true, fast(&unprepared), &embed(&backend, fast(&unprepared)));
+    let far_fields = Arc::new(prepared(&backend, 2e-6, &mut |_| ()));
+    let alone = Alone::new();
+    let backends: [&dyn Backend; 3] = [&backend, &alone.cpu, &alone.gpu];
+    backends.iter().for_each(|backend| backend.set_far_fields(Arc::clone(&far_fields)));
+    control.batches();
+    let (mut sketched, mut with_far_field, mut exact) = (0, 0, 0);
+    for tokens in [3, 9, 22, 33, 50, 64, 77, 100, 120, 137, 200] {
+        let ids = golden_ids(tokens);
+        let window = far_fields.window(tokens, equal_pairs(&ids), Pooling::Mean);
+        let rows = window.as_ref().map_or(300, |window| window.rows);
+        let sketch = window.as_ref().is_some_and(|window| window.sketch.is_some());
+        let gpu = rows >= CROSSOVER && !sketch;
+        let count = if sketch {
+            &mut sketched
+        } else if window.is_some() {
+            &mut with_far_field
+        } else {
+            &mut exact
+        };
+        *count += 1;
+        let got = embed(&backend, fast(&ids));
+        assert_eq!(control.batches(), if gpu { vec![vec![(tokens, rows)]] } else { Vec::new() });
+        alone.assert_from(gpu, fast(&ids), &got);
+    }
+    assert!(sketched > 0 && exact > 0, "{sketched} sketched, {with_far_field} with far field, {exact} exact");
+}
+
+/// Far fields reach the GPU.
+#[test]
+fn far_fields_are_handed_on() {
+    let (backend, control) = guarded(&GuardOptions { crossover: Some(0), ..options() });
+    let far_fields = Arc::new(prepared(&backend, 1e-2, &mut |_| ()));
+    let alone = Alone::new();
+    let backends: [&dyn Backend; 3] = [&backend, &alone.cpu, &alone.gpu];
+    backends.iter().for_each(|backend| backend.set_far_fields(Arc::clone(&far_fields)));
+    control.batches();
+    let ids = golden_ids(40);
+    let text = Text { ids: &ids, pooling: Pooling::Mean, padding: Padding::Fast };
+    let rows = backend.rows(&text);
+    assert!((40..300).contains(&rows), "{rows}");
+    alone.assert_from(true, text, &embed(&backend, text));
+    assert_eq!(control.batches(), [[(40, rows)]]);
+}
+
+#[test]
+fn texts_are_checked_before_anything_is_computed() {
+    let (backend, control) = guarded(&options());
+    let (good, long) = (golden_ids(100), vec![1; 301]);
+    for (bad, error) in [
+        (&[][..], EngineError::EmptyText { index: 1 }),
+        (&long, EngineError::TextTooLong { index: 1, tokens: 301, max_tokens: 300 }),
+        (&[30_528], EngineError::UnknownToken { index: 1, id: 30_528, vocabulary: 30_528 }),
+    ] {
+        assert_eq!(backend.embed(&[text(&good), text(bad)]), Err(error));
+    }
+    assert!(backend.embed(&[]).unwrap().is_empty() && control.batches().is_empty());
+}
+
+#[test]
+fn concurrent_calls_share_the_gpu() {
+    let (backend, _) = guarded(&options());
+    let texts: Vec<Vec<u32>> = (40..72).map(golden_ids).collect();
+    let expected: Vec<_> = texts.iter().map(|ids| embed(&backend, text(ids))).collect();
+    std::thread::scope(|scope| {
+        for part in 0..4 {
+            let (backend, texts, expected) = (&backend, &texts, &expected);
+            scope.spawn(move || {
+                for index in (part..texts.len()).step_by(4) {
+                    assert_eq!(embed(backend, text(&texts[index])), expected[index]);
+                }
+            });
+        }
+    });
+    assert_eq!(backend.demoted(), None);
+}
