@@ -27,8 +27,8 @@ pub(super) use self::head::HEAD_BYTES;
 /// How much is read at once while a head is expected.
 const READ_BYTES: usize = 8 * 1024;
 
-/// How long a client whose head was refused may go on sending before the connection is closed: closed at once, it would break,
-/// and the answer might never be read.
+/// How long a client whose head was refused may go on sending before the connection is closed, and how long one whose request was
+/// answered before all of it was read may be silent: closed at once, the connection would break, and the answer might never be read.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Gives hyper whole heads only. One that is too large, not HTTP or too late is replaced by one without fields, and [`Line`]
@@ -46,6 +46,8 @@ pub(super) struct Heads<S> {
     clock: Option<Pin<Box<Sleep>>>,
     /// Whether an answer may be on its way still.
     writing: bool,
+    /// When the connection is closed whatever the client still sends, once its last answer is out.
+    last: Option<Instant>,
 }
 
 /// What comes next from the client.
@@ -101,7 +103,7 @@ impl<S> Heads<S> {
     /// A client may be silent for `patience` between requests, and take as long for a head once it has begun.
     pub(super) fn new(inner: S, line: Arc<Line>, patience: Duration) -> Self {
         let (held, clock) = (Vec::new(), None);
-        Self { inner, line, patience, stage: Stage::Head, held, seen: 0, clock, writing: false }
+        Self { inner, line, patience, stage: Stage::Head, held, seen: 0, clock, writing: false, last: None }
     }
 
     /// Whether the client has been waited for too long. To be asked only when it sends nothing.
@@ -270,18 +272,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heads<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
-        if !matches!(this.stage, Stage::Refused) {
+        let refused = matches!(this.stage, Stage::Refused);
+        if !refused && !matches!(&this.stage, Stage::Request(request) if !request.is_over()) {
             return Poll::Ready(Ok(()));
         }
-        let clock = this.clock.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-        if clock.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(()));
-        }
+        let last = *this.last.get_or_insert_with(|| {
+            this.clock = None;
+            Instant::now() + if refused { LINGER } else { this.patience.max(LINGER) }
+        });
         loop {
+            let clock = this.clock.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+            if clock.as_mut().poll(cx).is_ready() || last <= Instant::now() {
+                return Poll::Ready(Ok(()));
+            }
             let mut space = [MaybeUninit::uninit(); READ_BYTES];
             let mut read = ReadBuf::uninit(&mut space);
             match ready!(Pin::new(&mut this.inner).poll_read(cx, &mut read)) {
-                Ok(()) if !read.filled().is_empty() => {}
+                Ok(()) if !read.filled().is_empty() => {
+                    clock.as_mut().reset((Instant::now() + LINGER).min(last))
+                }
                 // The client has gone.
                 _ => return Poll::Ready(Ok(())),
             }

@@ -204,3 +204,38 @@ async fn a_refused_client_is_waited_for_as_long_however_its_head_came() {
     let sending = async { while stream.write_all(&[b'x'; 1024]).await.is_ok() {} };
     tokio::time::timeout(Duration::from_secs(15), sending).await.unwrap();
 }
+
+/// What is answered before the body has been read: whoever is still sending it can read the answer when that is done.
+#[tokio::test]
+async fn an_early_answer_reaches_a_client_that_is_still_sending() {
+    let running = start_ready(ServerConfig::default(), service()).await;
+    let body = " ".repeat(8 << 20);
+    let head = format!("POST /nowhere HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len());
+    let mut stream = running.connect().await;
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for part in body.as_bytes().chunks(1 << 20) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        stream.write_all(part).await.unwrap();
+    }
+    assert!(read_all(&mut stream).await.starts_with("HTTP/1.1 404 "));
+}
+
+#[tokio::test]
+async fn a_client_whose_request_was_answered_early_is_not_waited_for_in_vain() {
+    let config = ServerConfig { max_connections: 1, ..ServerConfig::default() };
+    let running = start_ready(config, service()).await;
+    let mut stream = running.connect().await;
+    stream.write_all(b"POST /nowhere HTTP/1.1\r\ncontent-length: 5000000\r\n\r\nand no more").await.unwrap();
+    assert!(read_all(&mut stream).await.starts_with("HTTP/1.1 404 "));
+    // The connection is open on this side; its place is free again far within the read time-out.
+    let others = async {
+        while !running
+            .exchange("GET /info HTTP/1.1\r\nconnection: close\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.1 200 ")
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), others).await.unwrap();
+}
