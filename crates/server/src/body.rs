@@ -1,10 +1,14 @@
 //! Reading a request's body: not more than may be, and not for ever.
 
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, EXPECT};
+use http_body::Frame;
 use http_body_util::BodyExt;
 
 use crate::error::{ApiError, ErrorKind, Overload};
@@ -49,8 +53,8 @@ impl BodyReader<'_> {
         };
         if let Err(error) = &read {
             held.replace(0);
-            if error.is_a_refusal() {
-                self.discard(body, headers, &mut pace).await;
+            if error.is_a_refusal() && !waits_for_our_word(headers) {
+                self.discard(body, &mut pace).await;
             }
         }
         read
@@ -83,16 +87,14 @@ impl BodyReader<'_> {
         Ok(bytes.into())
     }
 
-    /// Reads a body that nobody wants, unless the client waits for our word before it sends any.
-    pub(crate) async fn discard(&self, mut body: Body, headers: &HeaderMap, pace: &mut Pace) {
-        if headers.contains_key(EXPECT) {
-            return;
-        }
+    /// Reads a body that nobody wants. Whether that was all of it.
+    pub(crate) async fn discard(&self, mut body: Body, pace: &mut Pace) -> bool {
         let mut left = self.limit.saturating_mul(DISCARD_LIMITS);
-        while let Ok(Some(chunk)) = next_chunk(&mut body, pace).await {
-            left = left.saturating_sub(chunk.len());
-            if left == 0 {
-                return;
+        loop {
+            match next_chunk(&mut body, pace).await {
+                Ok(None) => return true,
+                Ok(Some(chunk)) if chunk.len() < left => left -= chunk.len(),
+                _ => return false,
             }
         }
     }
@@ -113,6 +115,67 @@ impl BodyReader<'_> {
              one would pass the limit of {limit}; try again in about {seconds} s"
         );
         ApiError::new(ErrorKind::Overloaded(Overload::InflightBytes), message).retry_after(seconds)
+    }
+}
+
+/// Whether a client sends no body before it has our word.
+pub(crate) fn waits_for_our_word(headers: &HeaderMap) -> bool {
+    headers.contains_key(EXPECT)
+}
+
+/// A body that comes back when it is dropped before its end.
+pub(crate) struct Lent {
+    body: Body,
+    ended: bool,
+    back: Rest,
+}
+
+/// What is left of a body that was lent.
+#[derive(Clone, Default)]
+pub(crate) struct Rest(Arc<Mutex<Option<Body>>>);
+
+impl Rest {
+    /// Nothing while it is lent, or where it was read to its end.
+    pub(crate) fn take(&self) -> Option<Body> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Lent {
+    pub(crate) fn new(body: Body) -> (Self, Rest) {
+        let back = Rest::default();
+        (Self { ended: body.is_end_stream(), body, back: back.clone() }, back)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if !self.ended {
+            let body = std::mem::take(&mut self.body);
+            *self.back.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        }
+    }
+}
+
+impl HttpBody for Lent {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.ended = self.body.is_end_stream() || !matches!(frame, Some(Ok(_)));
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 

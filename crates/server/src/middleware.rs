@@ -11,6 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::{Instrument, Span};
 
+use crate::body::{Lent, waits_for_our_word};
 use crate::error::{ApiError, ErrorKind, shortened};
 use crate::metrics::{InFlight, RequestLabels};
 use crate::pace::Pace;
@@ -26,8 +27,8 @@ pub(crate) const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-reques
 /// A client's id longer than this is replaced, so that it cannot fill the log.
 const LONGEST_REQUEST_ID: usize = 128;
 
-/// How long the body of a request that is refused with its connection is waited for.
-const REFUSED_BODY_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the rest of a request is waited for that has its answer.
+const UNREAD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What nginx logs for a client that left before the answer.
 const CLIENT_LEFT: &str = "499";
@@ -88,6 +89,23 @@ pub(crate) async fn hold(State(state): State<AppState>, mut request: Request, ne
     Response::from_parts(head, body)
 }
 
+/// Reads on where the answer was there before the request's end, as far as that takes no time: most clients read no answer before they
+/// have sent everything, and would see a broken connection instead. Where there is still more, the connection ends.
+pub(crate) async fn read_on(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let waits = waits_for_our_word(request.headers());
+    let (head, body) = request.into_parts();
+    let (lent, rest) = Lent::new(body);
+    let mut response = next.run(Request::from_parts(head, Body::new(lent))).await;
+    let Some(rest) = rest.take() else { return response };
+    let mut pace = Pace::new(UNREAD_PATIENCE);
+    let reader = state.body_reader();
+    let discarded = tokio::time::timeout(UNREAD_PATIENCE, reader.discard(rest, &mut pace));
+    if waits || !discarded.await.unwrap_or(false) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
 /// Why requests on a connection are refused.
 #[derive(Clone)]
 pub(crate) struct Refusal {
@@ -115,22 +133,12 @@ impl Refusal {
 }
 
 /// Refuses the requests of a connection that cannot be served, and asks for its end.
-pub(crate) async fn refuse(
-    State((state, refusal)): State<(AppState, Refusal)>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub(crate) async fn refuse(State(refusal): State<Refusal>, request: Request, next: Next) -> Response {
     let mut response = if refusal.but_status && [HEALTH, METRICS].contains(&request.uri().path()) {
         next.run(request).await
     } else {
-        let (mut head, body) = request.into_parts();
-        let error = refusal.error.or_else(|| head.extensions.remove()).unwrap_or_else(ApiError::internal);
-        let mut pace = Pace::new(REFUSED_BODY_PATIENCE);
-        let reader = state.body_reader();
-        let discarded = reader.discard(body, &head.headers, &mut pace);
-        // Cut off while its client still sends, the connection might break before the answer is read.
-        let _ = tokio::time::timeout(REFUSED_BODY_PATIENCE, discarded).await;
-        error.into_response()
+        let noted = request.extensions().get().cloned();
+        refusal.error.or(noted).unwrap_or_else(ApiError::internal).into_response()
     };
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response

@@ -42,7 +42,7 @@ pub fn app(state: AppState) -> Router {
 
 /// The application for connections whose requests are refused.
 pub(crate) fn refusing(state: AppState, refusal: Refusal) -> Router {
-    let refuse = from_fn_with_state((state.clone(), refusal), middleware::refuse);
+    let refuse = from_fn_with_state(refusal, middleware::refuse);
     finish(state.clone(), routes(state).layer(refuse))
 }
 
@@ -68,6 +68,7 @@ fn finish(state: AppState, routes: Router<AppState>) -> Router {
     };
     routes
         .layer(from_fn(error::render))
+        .layer(from_fn_with_state(state.clone(), middleware::read_on))
         .layer(from_fn_with_state(state.clone(), middleware::observe))
         .with_state(state)
 }

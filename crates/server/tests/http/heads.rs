@@ -205,19 +205,37 @@ async fn a_refused_client_is_waited_for_as_long_however_its_head_came() {
     tokio::time::timeout(Duration::from_secs(15), sending).await.unwrap();
 }
 
-/// What is answered before the body has been read: whoever is still sending it can read the answer when that is done.
-#[tokio::test]
-async fn an_early_answer_reaches_a_client_that_is_still_sending() {
-    let running = start_ready(ServerConfig::default(), service()).await;
-    let body = " ".repeat(8 << 20);
-    let head = format!("POST /nowhere HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len());
-    let mut stream = running.connect().await;
+/// Sends a request to nowhere, its body in eight parts.
+async fn send_to_nowhere(stream: &mut tokio::net::TcpStream, pause: Duration) {
+    let part = " ".repeat(1 << 20);
+    let head = format!("POST /nowhere HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", 8 * part.len());
     stream.write_all(head.as_bytes()).await.unwrap();
-    for part in body.as_bytes().chunks(1 << 20) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        stream.write_all(part).await.unwrap();
+    for _ in 0..8 {
+        tokio::time::sleep(pause).await;
+        stream.write_all(part.as_bytes()).await.unwrap();
     }
-    assert!(read_all(&mut stream).await.starts_with("HTTP/1.1 404 "));
+}
+
+/// Most clients read no answer before they have sent everything.
+#[tokio::test]
+async fn an_answer_that_needs_no_body_waits_for_it_and_the_connection_goes_on() {
+    let running = start_ready(ServerConfig::default(), service()).await;
+    let mut stream = running.connect().await;
+    for _ in 0..2 {
+        send_to_nowhere(&mut stream, Duration::from_millis(10)).await;
+        assert!(read_one(&mut stream).await.starts_with("HTTP/1.1 404 "));
+        stream.write_all(b"GET /info HTTP/1.1\r\n\r\n").await.unwrap();
+        assert!(read_one(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_wait_for_a_slow_body_can_be_read_after_it() {
+    let running = start_ready(ServerConfig::default(), service()).await;
+    let mut stream = running.connect().await;
+    send_to_nowhere(&mut stream, Duration::from_millis(400)).await;
+    let answer = read_all(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
 }
 
 #[tokio::test]
