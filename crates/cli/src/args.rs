@@ -62,7 +62,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct LoggingArgs {
-    /// What to log: error, warn, info, debug, trace, or a filter such as danaus_server=debug,info
+    /// What to log: off, error, warn, info, debug, trace, or a filter such as danaus_server=debug,info
     #[arg(long, env = "DANAUS_LOG_LEVEL", default_value = "info", global = true, value_name = "LEVEL")]
     #[arg(value_parser = log_filter)]
     pub log_level: Targets,
@@ -276,7 +276,7 @@ pub struct LimitArgs {
     #[arg(long, env = "DANAUS_CACHE_SIZE", default_value_t = 0, value_name = "BYTES")]
     pub cache_size: usize,
     /// Seconds after which a request that has no vectors yet is answered with 504 [default: none]
-    #[arg(long, env = "DANAUS_REQUEST_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, env = "DANAUS_REQUEST_TIMEOUT", value_name = "SECONDS", value_parser = net::some_seconds)]
     pub request_timeout: Option<std::time::Duration>,
     /// Seconds that requests in flight may take after SIGTERM or SIGINT
     #[arg(long, env = "DANAUS_SHUTDOWN_TIMEOUT", default_value = "30", value_name = "SECONDS", value_parser = seconds)]

@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use danaus_server::without_texts;
 
 use crate::args::InputFormat;
 
@@ -128,6 +129,7 @@ fn trim_newline(line: &[u8]) -> &[u8] {
 }
 
 #[derive(serde::Deserialize)]
+#[serde(expecting = "an object")]
 struct TextRow {
     text: String,
 }
@@ -137,26 +139,21 @@ fn parse(format: InputFormat, line: &[u8]) -> Result<Row, String> {
     match format {
         InputFormat::Text => Ok(Row::Text(line.to_owned())),
         InputFormat::Jsonl => {
-            serde_json::from_str(line).map(|TextRow { text }| Row::Text(text)).map_err(|error| {
-                format!("expected {{\"text\": \"...\"}}, got {}: {}", shown(line), reason(&error))
-            })
+            let row = serde_json::from_str(line).map(|TextRow { text }| Row::Text(text));
+            row.map_err(|error| format!("expected {{\"text\": \"...\"}}: {}", reason(line, &error)))
         }
-        InputFormat::Ids => serde_json::from_str(line).map(Row::Ids).map_err(|error| {
-            format!("expected a JSON list of token ids, got {}: {}", shown(line), reason(&error))
-        }),
+        InputFormat::Ids => serde_json::from_str(line)
+            .map(Row::Ids)
+            .map_err(|error| format!("expected a JSON list of token ids: {}", reason(line, &error))),
     }
 }
 
-/// serde's message without its line number, which is always 1 here and would contradict ours.
-fn reason(error: &serde_json::Error) -> String {
-    error.to_string().replace(" at line 1 column ", " at column ")
-}
-
-/// The beginning of a line, for a message.
-fn shown(line: &str) -> String {
-    const CHARACTERS: usize = 40;
-    let start: String = line.chars().take(CHARACTERS).collect();
-    if start.len() < line.len() { format!("{start:?}...") } else { format!("{start:?}") }
+/// serde's message without what may be a text, and without its line number, which is always 1 here and would contradict ours.
+fn reason(line: &str, error: &serde_json::Error) -> String {
+    if line.trim().is_empty() {
+        return "the line is empty".to_owned();
+    }
+    without_texts(&error.to_string()).replace(" at line 1 column ", " at column ")
 }
 
 #[cfg(test)]
@@ -177,12 +174,16 @@ mod tests {
         for (format, line, expected) in [
             (InputFormat::Text, &b"\xff"[..], "expected UTF-8 text"),
             (InputFormat::Jsonl, b"{\"txt\": 1}", "missing field `text`"),
-            (InputFormat::Jsonl, b"", "expected {\"text\": \"...\"}, got \"\""),
+            (InputFormat::Jsonl, b"", "expected {\"text\": \"...\"}: the line is empty"),
+            (InputFormat::Jsonl, b"\"SECRET\"", "invalid type: a string, expected an object"),
+            (InputFormat::Ids, b"[\"SECRET\"]", "invalid type: a string, expected u32"),
+            (InputFormat::Jsonl, b"{\"text\": \"SECRET", "EOF while parsing a string"),
+            (InputFormat::Jsonl, b"{\"x\": \"SECRET\"}", "missing field `text`"),
             (InputFormat::Ids, b"[1, -2]", "expected a JSON list of token ids"),
             (InputFormat::Ids, b"[1.5]", "at column 4"),
         ] {
             let error = parse(format, line).unwrap_err();
-            assert!(error.contains(expected), "{error}");
+            assert!(error.contains(expected) && !error.contains("SECRET"), "{error}");
         }
     }
 }

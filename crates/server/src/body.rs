@@ -188,7 +188,7 @@ async fn next_chunk(body: &mut Body, pace: &mut Pace) -> Result<Option<Bytes>, A
         match frame {
             None => return Ok(None),
             Some(Err(error)) => {
-                let message = format!("The request body ended early: {error}");
+                let message = format!("The request body ended early, or its chunks are malformed: {error}");
                 return Err(ApiError::new(ErrorKind::MalformedJson, message));
             }
             Some(Ok(frame)) => {

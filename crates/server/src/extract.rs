@@ -110,7 +110,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 
 /// An error's message without what may be a user's text: serde quotes a string where it expected something else. Names that are
 /// none stay, shortened.
-fn without_texts(message: &str) -> String {
+pub fn without_texts(message: &str) -> String {
     let around = |open: &str, close: &str| {
         let start = message.find(open)? + open.len();
         let end = message.rfind(close).filter(|&end| end >= start)?;

@@ -31,6 +31,7 @@ mod worker;
 pub use auth::ApiKeys;
 pub use config::ServerConfig;
 pub use cors::CorsOrigin;
+pub use extract::without_texts;
 pub use openapi::openapi_json;
 pub use routes::app;
 pub use serve::{ListenError, Listener, Tls, TlsError, serve};

@@ -12,8 +12,8 @@ use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
 pub(crate) use errors::{
-    BodyErrors, EmbedErrors, ModelErrors, OpenAiErrors, OpenAiUnavailableErrors, ShutdownError, TeiErrors,
-    UnavailableErrors,
+    BodyErrors, EmbedErrors, EstimateErrors, ModelErrors, OpenAiErrors, OpenAiUnavailableErrors,
+    ShutdownError, TeiErrors, UnavailableErrors,
 };
 
 use crate::routes;

@@ -79,7 +79,7 @@ pub struct HealthArgs {
     pub uds: Option<PathBuf>,
 }
 
-fn some_seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn some_seconds(text: &str) -> Result<Duration, String> {
     match seconds(text) {
         Ok(time) if time >= Duration::from_millis(1) => Ok(time),
         _ => Err("expected a number of seconds, 0.001 or more".to_owned()),

@@ -38,6 +38,12 @@ pub fn run(args: SearchArgs) -> anyhow::Result<()> {
     let tokenizer = setup::tokenizer(args.tokenizer.file.as_deref(), model.config.vocab_size)?;
     drop(model);
     let embedder = Embedder { backend: &*backend, tokenizer, padding };
+    if embedder.tokenizer.encode_ids(&args.query, backend.max_tokens())?.len() > backend.max_tokens() {
+        tracing::warn!(
+            tokens = backend.max_tokens(),
+            "the query is longer than the model takes: its end is left out"
+        );
+    }
     let mut query = Vec::new();
     embedder.embed(&[&args.query], |vector| query = vector)?;
     let progress = progress_bar(passages);

@@ -29,6 +29,8 @@ macro_rules! errors {
 errors! {
     /// Of every route with a JSON body.
     BodyErrors: body_errors in [Danaus];
+    /// Of the route that says what computing would cost.
+    EstimateErrors: estimate_errors in [Danaus];
     /// Of every route that computes.
     ModelErrors: model_errors in [Danaus];
     /// Of the route that two APIs share.
@@ -93,12 +95,17 @@ fn late(message: &str) -> ApiError {
     ApiError::new(ErrorKind::DeadlineExceeded, message)
 }
 
-fn model_errors() -> Vec<Case> {
+fn estimate_errors() -> Vec<Case> {
     let long =
         ApiError::new(ErrorKind::TextTooLong, "the text has 40000 tokens, over the model's limit of 32768");
     let mut cases = body_errors();
+    cases.push(("A text over the model's length", long));
+    cases
+}
+
+fn model_errors() -> Vec<Case> {
+    let mut cases = estimate_errors();
     cases.extend([
-        ("A text over the model's length", long),
         ("The GPU has not enough memory for a text", ApiError::device_memory()),
         (
             "Not computed within the server's time limit",

@@ -3,7 +3,7 @@
 use super::embed::{QUERY, options};
 use crate::error::ApiError;
 use crate::extract::{JsonBody, Model};
-use crate::openapi::BodyErrors;
+use crate::openapi::EstimateErrors;
 use crate::respond::{JsonBytes, json};
 use crate::service::Estimated;
 use crate::types::Object;
@@ -11,7 +11,7 @@ use crate::types::danaus::{EmbedRequest, EstimateResponse};
 
 /// Says what embedding texts would cost now, and whether they would be let in, without computing them.
 ///
-/// The request is that of `POST /embed`, and so are the errors of one that could not be answered at all. Only tokens are
+/// The request is that of `POST /embed` (danaus's own, with `query`), and so are the errors of one that could not be answered at all. Only tokens are
 /// counted; `queue_seconds` and `compute_seconds` follow from them and from what the server has seen of its machine.
 #[utoipa::path(
     post,
@@ -20,7 +20,7 @@ use crate::types::danaus::{EmbedRequest, EstimateResponse};
     request_body = EmbedRequest,
     responses(
         (status = 200, description = "Tokens, expected seconds, and whether it would be admitted", body = EstimateResponse),
-        BodyErrors,
+        EstimateErrors,
     ),
 )]
 pub(super) async fn estimate(

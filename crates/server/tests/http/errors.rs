@@ -397,7 +397,10 @@ async fn a_body_that_breaks_off_is_400_and_one_that_stalls_408() {
     let app = ready_app_with(config);
     let broken = post(&app, "/embed", Body::new(Pieces { left: 20, end: End::Breaks })).await;
     assert_eq!(broken.status, StatusCode::BAD_REQUEST);
-    assert_eq!(broken.json(), invalid("The request body ended early: gone", "malformed_json"));
+    assert_eq!(
+        broken.json(),
+        invalid("The request body ended early, or its chunks are malformed: gone", "malformed_json")
+    );
     let stalled = post(&app, "/embed", Body::new(Pieces { left: 20, end: End::Stalls })).await;
     assert_eq!(stalled.status, StatusCode::REQUEST_TIMEOUT);
     assert_eq!(stalled.json(), invalid("No data for 0.02 s: send the whole request body", "request_timeout"));

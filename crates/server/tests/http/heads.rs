@@ -93,7 +93,7 @@ async fn what_is_no_http_is_told_so() {
         ),
         (
             b"POST /embed HTTP/1.1\r\ntransfer-encoding: gzip\r\n\r\n",
-            "its last Transfer-Encoding is not chunked",
+            "a Transfer-Encoding that is not chunked alone",
         ),
         (b"POST /embed HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n", "a Transfer-Encoding in HTTP/1.0"),
     ];

@@ -71,12 +71,12 @@ fn extent(request: &Request<'_, '_>, head: usize) -> Result<Extent, &'static str
             return Err("two different values of Content-Length");
         }
     }
-    if let Some(last) = values("transfer-encoding").next_back() {
-        let coding = last.rsplit(|&byte| byte == b',').next().unwrap_or_default();
-        let chunked = last.is_ascii() && coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
+    let mut codings = values("transfer-encoding");
+    if let Some(coding) = codings.next() {
+        let chunked = coding.trim_ascii().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
         return match request.version {
             Some(1) if chunked => Ok(Extent::chunked(head)),
-            Some(1) => Err("its last Transfer-Encoding is not chunked"),
+            Some(1) => Err("a Transfer-Encoding that is not chunked alone"),
             _ => Err("a Transfer-Encoding in HTTP/1.0"),
         };
     }
