@@ -114,7 +114,7 @@ pub struct ComputeArgs {
     /// CPU threads to compute with [default: as many as the process may use]
     #[arg(long, env = "DANAUS_THREADS", value_name = "N", value_parser = one_to(MAX_THREADS))]
     pub threads: Option<usize>,
-    /// Instruction set of the CPU to compute with: avx512, avx2 or portable [default: the best that this CPU has]
+    /// Instruction set of the CPU to compute with: amx, avx512, avx2 or portable [default: the best that this CPU has]
     ///
     /// For tests and comparisons: another one is slower, and rounds elsewhere.
     #[arg(long, env = "DANAUS_ISA", value_name = "NAME")]

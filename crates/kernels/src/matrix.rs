@@ -39,6 +39,12 @@ impl<'a, T> Matrix<'a, T> {
         Self { data: data.as_ptr(), rows, cols, stride: cols, borrow: PhantomData }
     }
 
+    /// Where its first row is, and how far its rows are apart.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn parts(self) -> (*const T, usize) {
+        (self.data, self.stride)
+    }
+
     /// Columns `start` to `start + count` of this matrix.
     ///
     /// # Panics

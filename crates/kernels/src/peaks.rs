@@ -7,6 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use danaus_simd::{Simd, Vectorized};
+#[cfg(target_arch = "x86_64")]
+use danaus_simd::{TILE_OUTPUTS, TILE_ROWS, TileDot, Tiles};
 
 use crate::buffer::Buffer;
 use crate::compute::Compute;
@@ -16,6 +18,10 @@ const COLUMNS: usize = 3;
 
 /// Steps of a tile's operands: 11 KB at most, a third of the smallest level-1 cache.
 const STEPS: usize = 16;
+
+/// Words of a row where matrix tiles multiply: 20 KB of operands, less than half of the smallest level-1 cache beside them.
+#[cfg(target_arch = "x86_64")]
+const TILE_STEPS: usize = 64;
 
 /// Tasks that each thread has of one measurement, so that a thread that starts late holds up little.
 const TASKS_PER_THREAD: usize = 48;
@@ -150,10 +156,30 @@ impl Bench<'_> {
     /// 10^9 operations a second.
     fn arithmetic<P: Precision>(&self) -> f64 {
         let isa = self.compute.isa();
+        #[cfg(target_arch = "x86_64")]
+        if let Some((tiles, dot)) = isa.tiles().zip(P::TILES) {
+            return self.tile_arithmetic::<P>(tiles, dot);
+        }
         let mut operands = Buffer::zeroed(isa.run(TileWords));
         operands.fill(P::ONES);
         let tile = |passes| isa.run(Tile::<P> { operands: &operands, passes, precision: PhantomData });
         self.repeated(tile)
+    }
+
+    /// The same by matrix tiles.
+    #[cfg(target_arch = "x86_64")]
+    fn tile_arithmetic<P: Precision>(&self, tiles: Tiles, dot: TileDot) -> f64 {
+        let (rows, panel) = ([P::ONES; TILE_ROWS * TILE_STEPS], [P::ONES; TILE_STEPS * TILE_OUTPUTS]);
+        self.repeated(|passes| {
+            let mut sums = [[0.0; TILE_OUTPUTS]; TILE_ROWS];
+            for _ in 0..passes {
+                let rows = (black_box(&rows).as_ptr(), TILE_STEPS, TILE_ROWS);
+                // SAFETY: there are so many rows of so many words.
+                unsafe { tiles.multiply(dot, rows, (&panel, &[0; TILE_OUTPUTS]), &mut sums) };
+                black_box(&mut sums);
+            }
+            passes * TILE_ROWS * TILE_OUTPUTS * TILE_STEPS * P::OPERATIONS
+        })
     }
 
     /// 10^9 bytes a second, from a cache that each core has for itself: all threads read the same values.
@@ -219,6 +245,9 @@ trait Precision: Sync {
     const OPERATIONS: usize;
     /// A word of ones.
     const ONES: u32;
+    /// How matrix tiles do the same, if they do.
+    #[cfg(target_arch = "x86_64")]
+    const TILES: Option<TileDot> = None;
     fn zero<S: Simd>(simd: S) -> Self::Sum<S>;
     fn multiply_add<S: Simd>(simd: S, sum: Self::Sum<S>, a: S::Words, b: S::Words) -> Self::Sum<S>;
 }
@@ -245,6 +274,8 @@ impl Precision for Bfloat16 {
     type Sum<S: Simd> = S::F32;
     const OPERATIONS: usize = 4;
     const ONES: u32 = 0x3f80_3f80;
+    #[cfg(target_arch = "x86_64")]
+    const TILES: Option<TileDot> = Some(TileDot::Bf16);
     #[inline(always)]
     fn zero<S: Simd>(simd: S) -> S::F32 {
         simd.splat(0.0)
@@ -259,6 +290,8 @@ impl Precision for Int8 {
     type Sum<S: Simd> = S::Words;
     const OPERATIONS: usize = 8;
     const ONES: u32 = 0x0101_0101;
+    #[cfg(target_arch = "x86_64")]
+    const TILES: Option<TileDot> = Some(TileDot::Int8);
     #[inline(always)]
     fn zero<S: Simd>(simd: S) -> S::Words {
         simd.splat_word(0)

@@ -9,6 +9,8 @@ use std::str::FromStr;
 use crate::Simd;
 use crate::portable::Portable;
 #[cfg(target_arch = "x86_64")]
+use crate::tiles::Tiles;
+#[cfg(target_arch = "x86_64")]
 use crate::x86::{Avx2, Avx512};
 
 /// An instruction set that this CPU is known to have.
@@ -22,6 +24,9 @@ enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512 and matrix tiles.
+    #[cfg(target_arch = "x86_64")]
+    Amx(Tiles),
 }
 
 impl FromStr for Isa {
@@ -80,6 +85,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512bf16")
                 && is_x86_feature_detected!("avx512vnni");
+            if let (true, Some(tiles)) = (avx2 && avx512, Tiles::available()) {
+                sets.push(Isa(Level::Amx(tiles)));
+            }
             if avx2 && avx512 {
                 sets.push(Isa(Level::Avx512));
             }
@@ -107,7 +115,7 @@ impl Isa {
             .ok_or_else(|| IsaParseError { name: name.to_owned() })
     }
 
-    /// `avx512`, `avx2` or `portable`.
+    /// `amx`, `avx512`, `avx2` or `portable`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Level::Portable => "portable",
@@ -115,6 +123,8 @@ impl Isa {
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx(_) => "amx",
         }
     }
 
@@ -122,8 +132,17 @@ impl Isa {
     pub fn has_bf16(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => true,
+            Level::Avx512 | Level::Amx(_) => true,
             _ => false,
+        }
+    }
+
+    /// Matrix tiles, where products are computed by them.
+    #[cfg(target_arch = "x86_64")]
+    pub fn tiles(self) -> Option<Tiles> {
+        match self.0 {
+            Level::Amx(tiles) => Some(tiles),
+            _ => None,
         }
     }
 
@@ -137,7 +156,7 @@ impl Isa {
             Level::Avx2 => unsafe { run_avx2(operation) },
             // SAFETY: as above, for AVX-512 F, BW, DQ, VL, BF16, VNNI, AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { run_avx512(operation) },
+            Level::Avx512 | Level::Amx(_) => unsafe { run_avx512(operation) },
         }
     }
 }

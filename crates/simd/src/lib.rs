@@ -7,8 +7,12 @@ mod mapped_file;
 mod portable;
 mod simd;
 #[cfg(target_arch = "x86_64")]
+mod tiles;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use isa::{Isa, IsaParseError, Vectorized};
 pub use mapped_file::MappedFile;
 pub use simd::Simd;
+#[cfg(target_arch = "x86_64")]
+pub use tiles::{TILE_OUTPUTS, TILE_ROWS, TILE_WORDS, TileDot, Tiles};

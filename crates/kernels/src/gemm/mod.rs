@@ -12,6 +12,7 @@ mod activations;
 mod panels;
 mod product;
 mod tile;
+mod tiles;
 
 pub(crate) use activations::pack_bf16;
 pub use activations::{Activations, Precision, encode};

@@ -6,7 +6,8 @@ use danaus_simd::{Simd, Vectorized};
 
 use super::activations::{Activations, Precision, pack_bf16};
 use super::panels::PackedWeight;
-use super::tile::{self, Dot, MAX_PANEL, MAX_ROWS, Panel, Sums, tile};
+use super::tile::{self, Dot, MAX_PANEL, MAX_ROWS, MOST_ROWS, Panel, Sums, tile};
+use super::tiles;
 use crate::math::gelu;
 use crate::matrix::{Matrix, MatrixMut};
 
@@ -102,9 +103,9 @@ impl Vectorized for Product<'_> {
 impl Product<'_> {
     #[inline(always)]
     fn tiles<S: Simd, D: Dot<S>>(mut self, simd: S) {
-        let mut sums = [[0.0; MAX_PANEL]; MAX_ROWS];
+        let mut sums = [[0.0; MAX_PANEL]; MOST_ROWS];
         // Loops, not closures: what is not inlined here is not compiled for the instruction set.
-        for place in places(self.a.rows(), D::ROWS, self.weight.panels()) {
+        for place in places(self.a.rows(), tiles::most_rows::<S, D>(self.weight), self.weight.panels()) {
             products::<S, D>(simd, self.weight, &self.a, &place, &mut sums);
             for (row, sums) in place.rows.zip(&sums) {
                 self.store(row, place.panel * self.weight.panel, sums);
@@ -153,9 +154,9 @@ impl Vectorized for GatedProduct<'_> {
 impl GatedProduct<'_> {
     #[inline(always)]
     fn tiles<S: Simd, D: Dot<S>>(mut self, simd: S) {
-        let (mut activated, mut gates) = ([[0.0; MAX_PANEL]; MAX_ROWS], [[0.0; MAX_PANEL]; MAX_ROWS]);
+        let (mut activated, mut gates) = ([[0.0; MAX_PANEL]; MOST_ROWS], [[0.0; MAX_PANEL]; MOST_ROWS]);
         let (a, weight) = self.gate;
-        for place in places(a.rows(), D::ROWS, weight.panels()) {
+        for place in places(a.rows(), tiles::most_rows::<S, D>(weight), weight.panels()) {
             products::<S, D>(simd, self.activated.1, &self.activated.0, &place, &mut activated);
             products::<S, D>(simd, weight, &a, &place, &mut gates);
             let start = place.panel * weight.panel;
@@ -227,15 +228,17 @@ fn products<S: Simd, D: Dot<S>>(
     let quantised = &weight.quantised;
     let outputs = panel * weight.panel..(panel + 1) * weight.panel;
     let starts = if quantised.starts.is_empty() { &[][..] } else { &quantised.starts[outputs.clone()] };
-    let mut views = [&[][..]; MAX_ROWS];
-    let count = rows.len();
-    rows.clone().zip(&mut views).for_each(|(row, view)| *view = a.words.row(row));
-    tile::<S, D>(
-        simd,
-        &views[..count],
-        Panel { words, starts, ahead: ahead(words, number, a.rows() <= D::ROWS) },
-        sums,
-    );
+    if !tiles::multiply::<S, D>(weight, a, rows, (words, starts), sums) {
+        let mut views = [&[][..]; MAX_ROWS];
+        let count = rows.len();
+        rows.clone().zip(&mut views).for_each(|(row, view)| *view = a.words.row(row));
+        tile::<S, D>(
+            simd,
+            &views[..count],
+            Panel { words, starts, ahead: ahead(words, number, a.rows() <= D::ROWS) },
+            sums,
+        );
+    }
     if let (Precision::Int8, Some(scales)) = (weight.precision, a.scales) {
         let steps = &quantised.scales[outputs];
         for (row, sums) in rows.clone().zip(sums) {

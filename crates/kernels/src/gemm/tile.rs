@@ -3,14 +3,19 @@
 use std::ptr;
 
 use danaus_simd::Simd;
+#[cfg(target_arch = "x86_64")]
+use danaus_simd::TileDot;
 
-/// The most rows of a tile, and the most outputs of a panel, on any instruction set.
+/// The most rows of a tile whose sums are in vectors, and the most outputs of a panel, on any instruction set.
 pub(super) const MAX_ROWS: usize = 9;
 /// See [`MAX_ROWS`].
 pub(super) const MAX_PANEL: usize = 48;
 
+/// The most rows of any tile: of matrix tiles.
+pub(super) const MOST_ROWS: usize = 32;
+
 /// Sums of a tile's products, row by row.
-pub(super) type Sums = [[f32; MAX_PANEL]; MAX_ROWS];
+pub(super) type Sums = [[f32; MAX_PANEL]; MOST_ROWS];
 
 /// Vectors of a panel: with the rows of [`Dot::ROWS`], their sums, a step's words and a broadcast fill the registers.
 #[inline(always)]
@@ -30,6 +35,9 @@ pub(super) trait Dot<S: Simd> {
     type Sum: Copy;
     /// The most rows of a tile.
     const ROWS: usize;
+    /// How matrix tiles do the same, if they do.
+    #[cfg(target_arch = "x86_64")]
+    const TILES: Option<TileDot> = None;
     /// Whether sums start from values of the weight's own.
     const STARTS: bool = false;
     /// What a sum starts from; `from` points to `LANES` int32 values where the precision needs them.
@@ -75,6 +83,8 @@ impl<S: Simd> Dot<S> for F32 {
 
 impl<S: Simd> Dot<S> for Bf16 {
     type Sum = S::F32;
+    #[cfg(target_arch = "x86_64")]
+    const TILES: Option<TileDot> = Some(TileDot::Bf16);
     const ROWS: usize = if S::LANES == 16 { 9 } else { 4 };
     #[inline(always)]
     unsafe fn start(simd: S, _: *const i32) -> S::F32 {
@@ -92,6 +102,8 @@ impl<S: Simd> Dot<S> for Bf16 {
 
 impl<S: Simd> Dot<S> for Int8 {
     type Sum = S::Words;
+    #[cfg(target_arch = "x86_64")]
+    const TILES: Option<TileDot> = Some(TileDot::Int8);
     const STARTS: bool = true;
     const ROWS: usize = if S::LANES == 16 { 9 } else { 4 };
     #[inline(always)]
