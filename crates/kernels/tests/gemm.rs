@@ -73,11 +73,16 @@ fn rounded_rows(precision: Precision, x: &[f32], width: usize) -> Vec<f64> {
     x.chunks(width).flat_map(row).collect()
 }
 
+/// Any number, and often one that matrix tiles take.
+fn inputs() -> impl Strategy<Value = usize> {
+    prop_oneof![2 => 1usize..100, 1 => (1usize..4).prop_map(|tiles| 64 * tiles)]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn products_agree(rows in 0usize..210, inputs in 1usize..100, outputs in 1usize..150, epilogue in 0..3, seed: u64) {
+    fn products_agree(rows in 0usize..210, inputs in inputs(), outputs in 1usize..150, epilogue in 0..3, seed: u64) {
         let (x, w) = (values(seed, rows * inputs), values(seed ^ 1, outputs * inputs));
         let (bias, residual) = (values(seed ^ 2, outputs), values(seed ^ 3, rows * outputs));
         for precision in PRECISIONS {
@@ -134,7 +139,7 @@ proptest! {
     }
 
     #[test]
-    fn a_row_does_not_depend_on_the_others(rows in 2usize..210, inputs in 1usize..80, outputs in 1usize..120, seed: u64) {
+    fn a_row_does_not_depend_on_the_others(rows in 2usize..210, inputs in inputs(), outputs in 1usize..120, seed: u64) {
         let (x, w) = (values(seed, rows * inputs), values(seed ^ 1, outputs * inputs));
         for (isa, precision) in Isa::available().into_iter().flat_map(|isa| PRECISIONS.map(|precision| (isa, precision))) {
             let weight = PackedWeight::new(isa, precision, &w, outputs, inputs);
@@ -151,14 +156,16 @@ proptest! {
     }
 }
 
-/// Rows around the edges of every instruction set's tiles (of up to 9 rows) and blocks (of 96).
-const EDGE_ROWS: [usize; 27] =
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17, 18, 19, 27, 28, 95, 96, 97, 105, 191, 192, 193];
+/// Rows around the edges of every instruction set's tiles (of up to 9 rows, or 16 or 32) and blocks (of 96).
+const EDGE_ROWS: [usize; 32] = [
+    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17, 18, 19, 27, 28, 31, 32, 33, 64, 65, 95, 96, 97,
+    105, 191, 192, 193,
+];
 /// Outputs around the edges of every instruction set's vectors and panels, of up to two panels.
 const EDGE_OUTPUTS: [usize; 24] =
     [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 47, 48, 49, 63, 64, 65, 96, 97];
-/// Inputs around the edges of every precision's words.
-const EDGE_INPUTS: [usize; 13] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 31, 32, 33, 65];
+/// Inputs around the edges of every precision's words, and of matrix tiles' 16 words.
+const EDGE_INPUTS: [usize; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 31, 32, 33, 64, 65, 192];
 const MOST_ROWS: usize = EDGE_ROWS[EDGE_ROWS.len() - 1];
 const MOST_OUTPUTS: usize = EDGE_OUTPUTS[EDGE_OUTPUTS.len() - 1];
 
@@ -211,7 +218,8 @@ fn products_of_every_size_around_an_edge_agree() {
 /// The same for gated products, whose two outputs must be the same but for their precision.
 #[test]
 fn gated_products_of_every_size_around_an_edge_agree() {
-    for (inputs, precision) in [1, 3, 4, 8, 33].into_iter().flat_map(|inputs| PRECISIONS.map(|p| (inputs, p)))
+    for (inputs, precision) in
+        [1, 3, 4, 8, 33, 64].into_iter().flat_map(|inputs| PRECISIONS.map(|p| (inputs, p)))
     {
         let x = values(1, MOST_ROWS * inputs);
         let weights = [2, 3].map(|seed| values(seed, MOST_OUTPUTS * inputs));
