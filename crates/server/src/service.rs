@@ -13,7 +13,7 @@ use crate::metrics::{Metrics, Stage, Waiting};
 use crate::offload::Offload;
 use crate::scheduler::{Estimate, Lanes, QueueLimits, Refusal, Speed};
 use crate::traces;
-use crate::worker::{Computed, Policy, QueuedText, SubmitError, WorkError, Worker};
+use crate::worker::{Computed, Policy, QueuedText, SubmitError, WorkError, Worker, batch_tokens};
 
 /// Shown wherever a synthetic model could be taken for a real one.
 const SYNTHETIC_WARNING: &str = "synthetic weights: vectors carry no meaning";
@@ -214,7 +214,7 @@ impl Ready {
 
     /// Most tokens that are computed at once.
     pub(crate) fn batch_tokens(&self) -> usize {
-        self.config.max_batch_tokens.unwrap_or_else(|| self.backend().batch_tokens())
+        batch_tokens(self.config.max_batch_tokens, self.backend())
     }
 
     pub(crate) fn model(&self) -> &ModelInfo {

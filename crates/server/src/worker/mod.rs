@@ -120,6 +120,11 @@ pub(crate) struct Policy {
     pub(crate) cache: VectorCache,
 }
 
+/// Most tokens of a batch now: as many as were asked for, or as suit the device. (A GPU that is no longer used takes its own number with it.)
+pub(crate) fn batch_tokens(asked: Option<usize>, backend: &dyn Backend) -> usize {
+    asked.unwrap_or_else(|| backend.batch_tokens())
+}
+
 /// A request's texts, after a look into the cache.
 struct LookedUp {
     /// For each text its vector, if it is there.

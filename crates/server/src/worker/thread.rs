@@ -10,7 +10,7 @@ use std::time::Instant;
 use danaus_engine::{Backend, EngineError, Text};
 
 use super::flights::{Reply, Waiter};
-use super::{QueuedText, Shared, WorkError};
+use super::{QueuedText, Shared, WorkError, batch_tokens};
 use crate::cache::Pooled;
 use crate::metrics::BatchSize;
 use crate::scheduler::Batch;
@@ -47,9 +47,8 @@ impl Thread {
         }
     }
 
-    /// Most tokens of a batch now: a GPU that is no longer used takes its own number with it.
     fn batch_tokens(&self) -> usize {
-        self.max_batch_tokens.unwrap_or_else(|| self.backend.batch_tokens())
+        batch_tokens(self.max_batch_tokens, &*self.backend)
     }
 
     /// Computes a batch and answers its requests.
