@@ -5,7 +5,7 @@ mod common;
 
 use common::{CASE_TIME, values};
 use danaus_kernels::{
-    Buffer, Matrix, MatrixMut, ShortFilter, Texts, add_far_field, layer_norm, mean_rows, short_conv,
+    Buffer, Knots, Matrix, MatrixMut, ShortFilter, Texts, add_interpolated, layer_norm, mean_rows, short_conv,
     short_conv_gate,
 };
 use danaus_simd::Isa;
@@ -85,6 +85,8 @@ fn far_field_of_512_tokens(bencher: Bencher<'_, '_>, name: &str) {
     bencher.counter(ItemsCount::new(tokens * channels)).bench_local(|| {
         let far = Matrix::new(&far, HIDDEN).columns(0, channels);
         let gate = (name == "gated").then(|| Matrix::new(&chunk, CHUNK).columns(channels, channels));
-        add_far_field(Isa::best(), MatrixMut::new(&mut out, HIDDEN).columns(0, channels), far, gate);
+        let knots = Knots { first: 0, step: 1, last: tokens as isize - 1 };
+        let out = MatrixMut::new(&mut out, HIDDEN).columns(0, channels);
+        add_interpolated(Isa::best(), out, knots, far, gate);
     });
 }

@@ -14,6 +14,7 @@
 //! the machine.
 
 mod buffer;
+mod cells;
 mod compute;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -28,21 +29,20 @@ mod mean;
 mod peaks;
 mod pool;
 pub mod reference;
-mod segments;
 mod short_conv;
 mod texts;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 
 pub use buffer::{Buffer, Word};
+pub use cells::{cell_means, convolve_cells};
 pub use compute::Compute;
-pub use far_field::add_far_field;
+pub use far_field::{Knots, Stored, add_interpolated};
 pub use implicit_filter::{FilterWindow, SineLayer, SineMlp, filter_taps};
 pub use layer_norm::layer_norm;
 pub use long_conv::{ConvEpilogue, ConvScratch, FilterForm, LongFilter, filter_length};
 pub use matrix::{Matrix, MatrixMut};
 pub use mean::mean_rows;
 pub use peaks::{Caches, Peaks, Rates, measure as measure_peaks};
-pub use segments::{SegmentRows, add_segments, convolve_segments, segment_means};
 pub use short_conv::{ShortFilter, short_conv, short_conv_gate, steady_conv_gate};
 pub use texts::Texts;

@@ -65,11 +65,11 @@ pub fn short_conv_gate(isa: Isa, x: MatrixMut<'_>, texts: &Texts, filter: &Short
 }
 
 /// [`short_conv_gate`] of tokens each of which stands alone, as if the two before it were like it, but for a departure from
-/// that: of x1, x2 and v, `[tokens, n]`, the bits of bfloat16 values.
+/// that: of x1, x2 and v, each `[tokens, n]`.
 ///
 /// # Panics
 /// Where the shapes disagree.
-pub fn steady_conv_gate(isa: Isa, x: MatrixMut<'_>, departures: [Matrix<'_, u16>; 3], filter: &ShortFilter) {
+pub fn steady_conv_gate(isa: Isa, x: MatrixMut<'_>, departures: [Matrix<'_>; 3], filter: &ShortFilter) {
     assert!(x.cols() == filter.bias.len() && x.cols().is_multiple_of(3), "thirds");
     let (rows, cols) = (x.rows(), x.cols() / 3);
     assert!(departures.iter().all(|part| (part.rows(), part.cols()) == (rows, cols)), "shapes");
@@ -126,7 +126,7 @@ impl Vectorized for Gate<'_> {
 
 struct Steady<'a> {
     x: MatrixMut<'a>,
-    departures: [Matrix<'a, u16>; 3],
+    departures: [Matrix<'a>; 3],
     filter: &'a ShortFilter,
 }
 
@@ -143,7 +143,6 @@ impl Vectorized for Steady<'_> {
                 let filter = sums[part * n..][..n].iter().zip(&self.filter.bias[part * n..][..n]);
                 let x = x[part * n..][..n].iter_mut().zip(departures.row(row));
                 x.zip(filter).for_each(|((x, &departure), (&sum, &bias))| {
-                    let departure = f32::from_bits(u32::from(departure) << 16);
                     *x = simd.scalar_mul_add(sum, *x, bias) + departure;
                 });
             }

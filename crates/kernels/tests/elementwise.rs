@@ -6,28 +6,11 @@ mod views;
 
 use common::{assert_close, bits, values, wide};
 use danaus_kernels::{
-    Matrix, MatrixMut, ShortFilter, Texts, add_far_field, layer_norm, mean_rows, reference, short_conv,
-    short_conv_gate,
+    Matrix, MatrixMut, ShortFilter, Texts, layer_norm, mean_rows, reference, short_conv, short_conv_gate,
 };
 use danaus_simd::Isa;
 use proptest::prelude::*;
-use views::{bf16, in_a_view, widely, widened};
-
-/// Adds a far field to `out` `[rows, cols]`, all of whose matrices are views that start `shift` values into their memory.
-fn with_far_field(
-    isa: Isa,
-    (out, far, gate): (&[f32], &[u16], Option<&[f32]>),
-    cols: usize,
-    shift: usize,
-) -> Vec<f32> {
-    let (far, far_stride) = widely(far, cols, shift, 0x7FC0);
-    let gate = gate.map(|gate| widely(gate, cols, shift, f32::NAN));
-    in_a_view(out, cols, shift, |out| {
-        let far = Matrix::new(&far[shift..], far_stride).columns(1, cols);
-        let gate = gate.as_ref().map(|(gate, stride)| Matrix::new(&gate[shift..], *stride).columns(1, cols));
-        add_far_field(isa, out, far, gate);
-    })
-}
+use views::{in_a_view, widely};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
@@ -107,49 +90,6 @@ proptest! {
         }
         prop_assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "instruction sets differ");
     }
-
-    #[test]
-    fn far_fields_agree(rows in 1usize..6, channels in 1usize..70, shift in 0usize..18, seed: u64) {
-        let (out, gate) = (values(seed, rows * channels), values(seed ^ 1, rows * channels));
-        let far = bf16(&values(seed ^ 2, rows * channels));
-        let (wide_out, wide_far) = (wide(&out), wide(&widened(&far)));
-        let plain = reference::add_far_field(&wide_out, &wide_far, None);
-        let gated = reference::add_far_field(&wide_out, &wide_far, Some(&wide(&gate)));
-        let nearest: Vec<f32> = plain.iter().map(|&x| x as f32).collect();
-        for isa in Isa::available() {
-            let sum = with_far_field(isa, (&out, &far, None), channels, shift);
-            // One addition: there is nothing to lose but the last rounding.
-            prop_assert_eq!(bits(&sum), bits(&nearest), "{}", isa.name());
-            let sum = with_far_field(isa, (&out, &far, Some(&gate)), channels, shift);
-            assert_close(&sum, &gated, 2e-7, isa.name());
-        }
-    }
-}
-
-#[test]
-fn a_far_field_that_is_not_finite_stays_in_its_element() {
-    let (rows, channels, bad_index) = (3, 37, 40);
-    let (out, gate) = (values(1, rows * channels), values(2, rows * channels));
-    let clean = bf16(&values(3, rows * channels));
-    for isa in Isa::available() {
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut far = clean.clone();
-            far[bad_index] = bf16(&[bad])[0];
-            for gate in [None, Some(&gate[..])] {
-                let expected = with_far_field(isa, (&out, &clean, gate), channels, 0);
-                let sum = with_far_field(isa, (&out, &far, gate), channels, 0);
-                for (index, (sum, expected)) in sum.iter().zip(&expected).enumerate() {
-                    let same = sum.to_bits() == expected.to_bits();
-                    assert!(
-                        if index == bad_index { !sum.is_finite() } else { same },
-                        "{bad}, [{index}]: {sum}"
-                    );
-                }
-            }
-        }
-        // No rows: nothing to read.
-        add_far_field(isa, MatrixMut::new(&mut [], 3), Matrix::new(&[], 3), Some(Matrix::new(&[], 3)));
-    }
 }
 
 #[test]
@@ -169,25 +109,6 @@ fn a_mean_of_what_is_not_finite_is_not_and_others_are() {
 #[should_panic = "tokens and channels"]
 fn there_is_no_mean_of_no_tokens() {
     mean_rows(Isa::best(), Matrix::new(&[], 3), &mut [0.0; 3]);
-}
-
-#[test]
-fn far_fields_of_another_shape_are_refused() {
-    let refused = |far: &[u16], far_cols, gate: Option<(&[f32], usize)>| {
-        let mut out = [0.0; 6];
-        let add = std::panic::AssertUnwindSafe(|| {
-            let gate = gate.map(|(gate, cols)| Matrix::new(gate, cols));
-            add_far_field(Isa::best(), MatrixMut::new(&mut out, 3), Matrix::new(far, far_cols), gate);
-        });
-        std::panic::catch_unwind(add).is_err()
-    };
-    assert!(!refused(&[0; 6], 3, Some((&[0.0; 6], 3))));
-    // Fewer rows, more rows, other columns, and as many values in another shape.
-    for (values, cols) in [(3, 3), (9, 3), (8, 4), (6, 2)] {
-        assert!(refused(&vec![0; values], cols, None), "far field of {values} values, {cols} columns");
-        let gate = vec![0.0; values];
-        assert!(refused(&[0; 6], 3, Some((&gate, cols))), "gate of {values} values, {cols} columns");
-    }
 }
 
 #[test]

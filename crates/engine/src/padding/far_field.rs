@@ -1,141 +1,153 @@
-//! What the padding beyond a window adds to the long convolutions inside it.
+//! What the padding behind a window adds to the long convolutions inside it.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use danaus_simd::MappedFile;
+use danaus_kernels::{Knots, Matrix, MatrixMut, add_interpolated};
+use danaus_simd::{Isa, MappedFile};
 
-use super::values::Values;
+use super::record::Recording;
+use super::values::{Values, rounded};
 
-/// The far field of a window of m tokens: for each of its positions, layer by layer, what the padding from position m to the
-/// model's length adds to each of the two long convolutions, in bfloat16.
+/// The far field of a window of m tokens: for knots among its positions, layer by layer, what the padding from position m to the
+/// model's length adds to each of the two long convolutions, in bfloat16. Between knots it is linear.
 ///
-/// `[layer, branch, m, H]`; the branches are the mixer's and the residual's.
+/// `[layer, branch, K, H]`; the branches are the mixer's and the residual's.
 #[derive(Debug, Clone)]
 pub struct FarField {
-    shape: Shape,
-    values: Values,
+    knots: Knots,
+    width: usize,
+    values: Values<u16>,
 }
 
-/// The sizes of a far field, or of a recording.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
-    /// Positions.
-    pub window: usize,
-    /// Layers of the encoder.
-    pub layers: usize,
-    /// Channels: H.
-    pub width: usize,
-}
-
-/// A far field in float32, as one pass saw it.
-#[derive(Debug, Clone)]
-pub struct Recording {
-    shape: Shape,
-    values: Vec<f32>,
-}
-
-impl Shape {
-    /// Values of a far field of this shape.
-    pub fn len(self) -> usize {
-        2 * self.layers * self.branch_len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(self) -> bool {
-        self.len() == 0
-    }
-
-    fn branch_len(self) -> usize {
-        self.window * self.width
-    }
-
-    /// Where a branch's values are.
-    fn branch(self, layer: usize, branch: usize) -> Range<usize> {
-        let start = (2 * layer + branch) * self.branch_len();
-        start..start + self.branch_len()
-    }
+/// The knots of a window of `window` positions, `step` positions apart.
+pub(super) fn knots(window: usize, step: usize) -> Knots {
+    Knots { first: 0, step, last: window as isize - 1 }
 }
 
 impl FarField {
-    /// One in a memory-mapped file; `None` where `bytes` are not in it, not aligned or not as many as the shape needs.
-    pub(super) fn mapped(shape: Shape, file: &Arc<MappedFile>, bytes: Range<usize>) -> Option<Self> {
-        Some(Self { shape, values: Values::mapped(shape.len(), file, bytes)? })
-    }
-
-    /// The mean of recordings of one shape.
+    /// One of `values` `[layer, branch, K, H]` at every position of a window.
     ///
     /// # Panics
-    /// Where there are none, or they have different shapes.
-    pub fn mean<'a>(recordings: impl IntoIterator<Item = &'a Recording>) -> Self {
-        Self::from(&Recording::mean(recordings))
+    /// Where the values are not as many as whole layers need.
+    pub fn new(window: usize, width: usize, values: &[f32]) -> Self {
+        Self::with_knots(knots(window, 1), width, values)
     }
 
-    /// Its sizes.
-    pub fn shape(&self) -> Shape {
-        self.shape
+    pub(super) fn with_knots(knots: Knots, width: usize, values: &[f32]) -> Self {
+        assert!(values.len().is_multiple_of(2 * knots.count() * width), "whole layers");
+        Self { knots, width, values: rounded(values) }
+    }
+
+    /// One in a memory-mapped file; `None` where `bytes` are not in it, not aligned or not as many as the shape needs.
+    pub(super) fn mapped(
+        knots: Knots,
+        (layers, width): (usize, usize),
+        file: &Arc<MappedFile>,
+        bytes: Range<usize>,
+    ) -> Option<Self> {
+        Some(Self { knots, width, values: Values::mapped(2 * layers * knots.count() * width, file, bytes)? })
+    }
+
+    /// Positions of the window.
+    pub fn window(&self) -> usize {
+        (self.knots.last + 1) as usize
+    }
+
+    /// Layers.
+    pub fn layers(&self) -> usize {
+        self.values.get().len() / (2 * self.knots.count() * self.width)
+    }
+
+    /// Channels: H.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Where its values are.
+    pub(crate) fn knots(&self) -> Knots {
+        self.knots
     }
 
     /// The bits of all values.
     pub fn values(&self) -> &[u16] {
-        self.values.bits()
+        self.values.get()
     }
 
-    /// The bits of a branch's values `[m, H]`.
+    /// The bits of a branch's values at the knots `[K, H]`.
     pub(crate) fn branch(&self, layer: usize, branch: usize) -> &[u16] {
-        &self.values()[self.shape.branch(layer, branch)]
+        let len = self.knots.count() * self.width;
+        &self.values()[(2 * layer + branch) * len..][..len]
+    }
+
+    /// The bits of a branch's values at all positions `[m, H]`.
+    #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code))]
+    pub(crate) fn everywhere(&self, layer: usize, branch: usize) -> Cow<'_, [u16]> {
+        let values = self.branch(layer, branch);
+        if self.knots.step == 1 {
+            return Cow::Borrowed(values);
+        }
+        let mut all = vec![0.0; self.window() * self.width];
+        let out = MatrixMut::new(&mut all, self.width);
+        add_interpolated(Isa::best(), out, self.knots, Matrix::new(values, self.width), None);
+        Cow::Owned(all.iter().map(|&value| half::bf16::from_f32(value).to_bits()).collect())
     }
 }
 
-impl From<&Recording> for FarField {
-    fn from(recording: &Recording) -> Self {
-        Self { shape: recording.shape, values: Values::rounded(&recording.values) }
+/// The coarsest far field, at some of the knots of a recording, that is as good as all of them: where values between its knots
+/// differ from the recorded ones by at most [`COARSE`] of their energy.
+pub(super) fn coarsest(recording: &Recording, knots: Knots) -> FarField {
+    let width = recording.width();
+    let factors = std::iter::successors(Some(64usize), |factor| (*factor > 1).then_some(factor / 2));
+    for factor in factors.filter(|factor| factor * knots.step < knots.last.max(1) as usize / 2) {
+        let coarse = Knots { step: factor * knots.step, ..knots };
+        let values = at_knots(recording, knots, coarse);
+        if factor == 1 || neglected(recording, knots, coarse, &values) <= COARSE {
+            return FarField::with_knots(coarse, width, &values);
+        }
     }
+    FarField::with_knots(knots, width, &at_knots(recording, knots, knots))
 }
 
-impl Recording {
-    /// One to be written to by a pass.
-    pub fn new(shape: Shape) -> Self {
-        Self { shape, values: vec![0.0; shape.len()] }
-    }
+/// The share of a far field's energy that interpolation may miss.
+const COARSE: f64 = 2e-5;
 
-    /// The mean of recordings of one shape.
-    ///
-    /// # Panics
-    /// Where there are none, or they have different shapes.
-    pub fn mean<'a>(recordings: impl IntoIterator<Item = &'a Recording>) -> Self {
-        let recordings: Vec<_> = recordings.into_iter().collect();
-        let shape = recordings[0].shape;
-        assert!(recordings.iter().all(|recording| recording.shape == shape), "recordings of one shape");
-        let values: Vec<_> = recordings.iter().map(|recording| &recording.values[..]).collect();
-        Self { shape, values: mean(&values) }
+/// The values of a recording at some of its knots.
+fn at_knots(recording: &Recording, all: Knots, some: Knots) -> Vec<f32> {
+    let mut values = Vec::new();
+    for layer in 0..recording.layers() {
+        for branch in 0..2 {
+            for knot in 0..some.count() {
+                let place = (some.position(knot) as usize).div_ceil(all.step).min(all.count() - 1);
+                values.extend(recording.row(layer, branch * all.count() + place));
+            }
+        }
     }
-
-    /// Its sizes.
-    pub fn shape(&self) -> Shape {
-        self.shape
-    }
-
-    /// A branch's values `[m, H]`.
-    pub(super) fn branch_mut(&mut self, layer: usize, branch: usize) -> &mut [f32] {
-        &mut self.values[self.shape.branch(layer, branch)]
-    }
-
-    /// A layer's values, by branch `[m, H]`.
-    pub(crate) fn layer_mut(&mut self, layer: usize) -> [&mut [f32]; 2] {
-        let (mixer, residual) = (self.shape.branch(layer, 0), self.shape.branch(layer, 1));
-        let (first, second) = self.values[mixer.start..residual.end].split_at_mut(self.shape.branch_len());
-        [first, second]
-    }
+    values
 }
 
-/// The mean of sequences of one length.
-pub(super) fn mean(sequences: &[&[f32]]) -> Vec<f32> {
-    let scale = 1.0 / sequences.len() as f32;
-    let mut sum = sequences[0].to_vec();
-    for sequence in &sequences[1..] {
-        sum.iter_mut().zip(*sequence).for_each(|(sum, value)| *sum += value);
+/// The share of a recording's energy that some of its knots do not have.
+fn neglected(recording: &Recording, all: Knots, some: Knots, values: &[f32]) -> f64 {
+    let (width, isa) = (recording.width(), Isa::best());
+    let (mut energy, mut missed) = (0.0, 0.0);
+    let square = |values: &[f32]| values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+    for (index, values) in values.chunks_exact(some.count() * width).enumerate() {
+        let values = Matrix::new(values, width);
+        // What is left of each knot's values, in turn.
+        for knot in 0..all.count() {
+            let mut row = recording.row(index / 2, (index % 2) * all.count() + knot).to_vec();
+            energy += square(&row);
+            let position = all.position(knot);
+            let from = (position / some.step as isize) as usize;
+            let (low, high) = (some.position(from), some.position((from + 1).min(some.count() - 1)));
+            let ends = Knots { first: low - position, step: (high - low).max(1) as usize, last: high - position };
+            let count = ends.count();
+            let around = values.slice(from..from + count);
+            row.iter_mut().for_each(|x| *x = -*x);
+            add_interpolated(isa, MatrixMut::new(&mut row, width), ends, around, None);
+            missed += square(&row);
+        }
     }
-    sum.iter_mut().for_each(|sum| *sum *= scale);
-    sum
+    if energy > 0.0 { missed / energy } else { 0.0 }
 }

@@ -1,204 +1,205 @@
 //! A sketch of the padding behind a window: a few of its positions that stand for all, computed with each text.
 //!
-//! What texts do differently to the padding is mostly what all of a text's tokens do together, which changes slowly from one
-//! position of the padding to the next. So a sketch follows one position of each segment through the layers, and adds to the
-//! window what those positions do as if their segments were like them. What that neglects is measured once with probe texts, and
-//! added as their mean.
+//! The padding's states in a recorded pass are known everywhere. Those in another text's pass differ, and a sketch follows that
+//! difference at one position of each cell through the layers, as if the cell's other positions differed likewise.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use danaus_simd::MappedFile;
+use danaus_kernels::{Matrix, MatrixMut, add_interpolated, convolve_cells};
+use danaus_simd::{Isa, MappedFile};
 
-use super::far_field::mean;
-use super::segments::Way;
-use super::values::{Values, widened};
-use super::{Recording, SegmentTaps, Segments};
+use super::far_field::coarsest;
+use super::record::{Place, WindowRecord};
+use super::running_sums::{BranchSums, RunningSums};
+use super::values::Values;
+use super::{Cells, FarField};
 
-/// What a pass records of each of N segments: this many rows `[N, H]` a layer.
-const SAMPLED: usize = 7;
+/// Rows of a sketch's constants for each of its positions in a layer: how far x1, x2 and v depart from a steady short convolution, and
+/// what each of the two long convolutions has over that of the cells.
+pub(crate) const CONSTANTS: usize = 5;
 
-/// Rows of a layer of a sketch.
-const STORED: usize = 5;
-
-/// What is recorded of a segment, by its place among the [`SAMPLED`].
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Sampled {
-    /// Of a sample: how far the short convolution departs from a steady one; x1's, x2's and v's are three places.
-    Departures,
-    /// What a branch convolves: inside the window the mean over the segment's positions, behind it its sample's; two places.
-    States,
-    /// Of a sample: the result of a branch's long convolution; two places.
-    Results,
-}
-
-impl Sampled {
-    pub fn place(self, branch: usize) -> usize {
-        branch
-            + match self {
-                Self::Departures => 0,
-                Self::States => 3,
-                Self::Results => 5,
-            }
-    }
-}
-
-/// What one exact pass saw of the segments, in float32: `[layer, SAMPLED, N, H]`.
-#[derive(Debug, Clone)]
-pub struct Samples {
-    segments: Segments,
-    width: usize,
-    values: Vec<f32>,
-}
-
-/// A sketch's constants: for each of its positions, layer by layer, how far the short convolution departs from a steady one (three
-/// times H) and what the two long convolutions have over those of segments, in bfloat16: `[layer, 5, segments behind, H]`.
+/// A sketch's constants, as 8-bit integers with a scale for each row: `[layer, 5, rows, H]`.
 #[derive(Debug, Clone)]
 pub struct Sketch {
-    taps: Arc<SegmentTaps>,
-    segments: Segments,
-    values: Values,
+    sums: Arc<RunningSums>,
+    cells: Cells,
+    values: Values<i8>,
+    /// `[layer, 5, rows]`
+    scales: Values<f32>,
 }
 
-impl Samples {
-    /// One of a window, to be written to by a pass of the model that `taps` are of.
-    pub fn new(taps: &SegmentTaps, window: usize) -> Self {
-        let ([layers, .., width], segments) = (taps.shape(), taps.segments(window));
-        Self { segments, width, values: vec![0.0; layers * SAMPLED * segments.count() * width] }
-    }
-
-    /// The mean of samples of one model.
-    ///
-    /// # Panics
-    /// Where there are none, or they have different sizes.
-    pub fn mean<'a>(samples: impl IntoIterator<Item = &'a Samples>) -> Self {
-        let samples: Vec<_> = samples.into_iter().collect();
-        assert!(samples.iter().all(|other| other.values.len() == samples[0].values.len()), "one model");
-        let values: Vec<_> = samples.iter().map(|samples| &samples.values[..]).collect();
-        Self { segments: samples[0].segments, width: samples[0].width, values: mean(&values) }
-    }
-
-    /// The segments.
-    pub(crate) fn segments(&self) -> Segments {
-        self.segments
-    }
-
-    /// A layer's rows, each place's `[N, H]`.
-    pub(crate) fn layer_mut(&mut self, layer: usize) -> impl Iterator<Item = &mut [f32]> {
-        let len = self.segments.count() * self.width;
-        self.values[layer * SAMPLED * len..][..SAMPLED * len].chunks_exact_mut(len)
-    }
-
-    /// What segments add to others in a branch: `[targets, H]`.
-    fn convolve(&self, taps: &SegmentTaps, (layer, branch): (usize, usize), way: Way) -> Vec<f32> {
-        let (inside, behind) = (self.segments.inside(), self.segments.behind());
-        let (targets, sources) = match way {
-            Way::Behind => (behind, inside..self.segments.count()),
-            Way::Out => (behind, 0..inside),
-            Way::In => (inside, inside..self.segments.count()),
-        };
-        let (rows, taps) = (taps.way(self.segments, way), taps.branch(layer, branch));
-        let mut sums = vec![0.0; targets * self.width];
-        for (target, sum) in sums.chunks_exact_mut(self.width).enumerate() {
-            for (source, segment) in sources.clone().enumerate() {
-                let states = self.row(layer, Sampled::States.place(branch), segment);
-                let terms = taps[rows.row(target, source) * self.width..].iter().zip(states);
-                sum.iter_mut().zip(terms).for_each(|(sum, (&tap, state))| *sum += widened(tap) * state);
-            }
+/// The jumps of a sequence at the edges of cells with these values `[cells, n]`, before and behind which it is zero, in units of
+/// `scales` `[n]`: `[cells + 1, n]`.
+pub(crate) fn jumps(values: &[f32], scales: &[f32]) -> Vec<f32> {
+    let width = scales.len();
+    let cells = values.len() / width;
+    let mut jumps = vec![0.0; (cells + 1) * width];
+    for (edge, jumps) in jumps.chunks_exact_mut(width).enumerate() {
+        for (channel, jump) in jumps.iter_mut().enumerate() {
+            let value = |cell: usize| values.get(cell * width + channel).copied().unwrap_or(0.0);
+            let before = edge.checked_sub(1).map_or(0.0, value);
+            *jump = (value(edge) - before) * scales[channel];
         }
-        sums
     }
+    jumps
+}
 
-    fn row(&self, layer: usize, place: usize, segment: usize) -> &[f32] {
-        let row = (layer * SAMPLED + place) * self.segments.count() + segment;
-        &self.values[row * self.width..][..self.width]
+/// What cells with these values `[cells, n]` (those of the window, then those behind it) add to a branch's long convolution: at the
+/// samples what all of them do, and at the knots of the window what those behind it do.
+pub(crate) fn convolve(isa: Isa, cells: &Cells, sums: BranchSums<'_>, values: &[f32]) -> [Vec<f32>; 2] {
+    let BranchSums { sums, zero, scales } = sums;
+    let width = scales.len();
+    let mut jumps = jumps(values, scales);
+    let mut run = |targets: &[isize], edges: &[isize], jumps: &[f32]| {
+        let mut out = vec![0.0; targets.len() * width];
+        let (to, jumps) = (MatrixMut::new(&mut out, width), Matrix::new(jumps, width));
+        convolve_cells(isa, to, (sums, zero), (targets, edges), jumps);
+        out
+    };
+    let at_samples = run(cells.samples(), cells.edges(), &jumps);
+    // Behind the window alone, the first jump is from nothing.
+    let inside = cells.inside();
+    if cells.rows() > 0 {
+        for (channel, scale) in scales.iter().enumerate() {
+            jumps[inside * width + channel] = values[inside * width + channel] * scale;
+        }
+    }
+    let (targets, edges) = cells.edges().split_at(inside);
+    let targets: Vec<_> = targets.iter().copied().chain([0]).collect();
+    [at_samples, run(&targets, edges, &jumps[inside * width..])]
+}
+
+/// The far field and the sketch that are right for the pass that was recorded (or for the mean of some): with the `index`th way to
+/// divide the padding, or without a sketch.
+pub(super) fn constants(
+    sums: &Arc<RunningSums>,
+    record: &WindowRecord,
+    index: Option<usize>,
+) -> (FarField, Option<Sketch>) {
+    let Some((cells, samples)) = index.map(|index| &record.cells[index]) else {
+        return (coarsest(&record.far, record.knots), None);
+    };
+    let (isa, (layers, width)) = (Isa::best(), sums.shape());
+    let mut far = record.far.clone();
+    let (mut values, mut scales) = (Vec::new(), Vec::new());
+    for layer in 0..layers {
+        let rows = |place: Place| {
+            let rows = place.rows(cells);
+            &samples.layer(layer)[rows.start * width..rows.end * width]
+        };
+        (0..3).for_each(|part| quantize(rows(Place::Departures(part)), width, &mut values, &mut scales));
+        for branch in 0..2 {
+            let branch_sums = sums.branch(layer, branch, 0..width);
+            let [at_samples, at_knots] = convolve(isa, cells, branch_sums, rows(Place::States(branch)));
+            let results = rows(Place::Results(branch)).iter().zip(&at_samples);
+            let results: Vec<_> = results.map(|(result, sum)| result - sum).collect();
+            quantize(&results, width, &mut values, &mut scales);
+            subtract(isa, far.layer_mut(layer), branch, record, (cells, &at_knots));
+        }
+    }
+    let sketch = Sketch {
+        sums: Arc::clone(sums),
+        cells: cells.clone(),
+        values: Values::Computed(values.into()),
+        scales: Values::Computed(scales.into()),
+    };
+    (coarsest(&far, record.knots), Some(sketch))
+}
+
+/// Takes what a sketch adds by itself, at its knots, from a branch of a layer's recorded far field.
+fn subtract(
+    isa: Isa,
+    layer: &mut [f32],
+    branch: usize,
+    record: &WindowRecord,
+    (cells, at_knots): (&Cells, &[f32]),
+) {
+    let knots = record.knots;
+    let width = layer.len() / (2 * knots.count());
+    let mut added = vec![0.0; record.window() * width];
+    add_interpolated(isa, MatrixMut::new(&mut added, width), cells.knots(), Matrix::new(at_knots, width), None);
+    let rows = layer[branch * knots.count() * width..][..knots.count() * width].chunks_exact_mut(width);
+    for (knot, row) in rows.enumerate() {
+        let added = &added[knots.position(knot) as usize * width..][..width];
+        row.iter_mut().zip(added).for_each(|(far, added)| *far -= added);
+    }
+}
+
+/// Appends rows of `width` values as 8-bit integers, and their scales.
+fn quantize(rows: &[f32], width: usize, values: &mut Vec<i8>, scales: &mut Vec<f32>) {
+    for row in rows.chunks_exact(width) {
+        let most = row.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        let scale = most / 127.0;
+        let inverse = if scale > 0.0 && scale.is_finite() { 1.0 / scale } else { 0.0 };
+        values.extend(row.iter().map(|value| (value * inverse).round() as i8));
+        scales.push(scale);
     }
 }
 
 impl Sketch {
-    /// The sketch that is right for the mean of some passes: `samples` and `far` are theirs, of one window, and `far` is
-    /// lessened by what the sketch adds itself.
-    pub fn new(taps: &Arc<SegmentTaps>, samples: &Samples, far: &mut Recording) -> Self {
-        let segments = samples.segments;
-        assert!(segments == taps.segments(far.shape().window), "samples of the window");
-        let ([layers, .., width], inside) = (taps.shape(), segments.inside());
-        let mut values = Vec::with_capacity(layers * STORED * segments.behind() * width);
-        for layer in 0..layers {
-            for part in 0..3 {
-                let places =
-                    (inside..segments.count()).map(|segment| (Sampled::Departures.place(part), segment));
-                places.for_each(|(place, segment)| values.extend(samples.row(layer, place, segment)));
-            }
-            for branch in 0..2 {
-                let at = (layer, branch);
-                let mut sums = samples.convolve(taps, at, Way::Behind);
-                let out = samples.convolve(taps, at, Way::Out);
-                sums.iter_mut().zip(out).for_each(|(sum, out)| *sum += out);
-                for (segment, sum) in (inside..).zip(sums.chunks_exact(width)) {
-                    let result = samples.row(layer, Sampled::Results.place(branch), segment);
-                    values.extend(result.iter().zip(sum).map(|(y, sum)| y - sum));
-                }
-                let sums = samples.convolve(taps, at, Way::In);
-                let far = far.branch_mut(layer, branch);
-                for (edges, sum) in segments.edges().windows(2).zip(sums.chunks_exact(width)) {
-                    for row in far[edges[0] * width..edges[1] * width].chunks_exact_mut(width) {
-                        row.iter_mut().zip(sum).for_each(|(far, sum)| *far -= sum);
-                    }
-                }
-            }
-        }
-        Self { taps: Arc::clone(taps), segments, values: Values::rounded(&values) }
-    }
-
     pub(super) fn mapped(
-        taps: &Arc<SegmentTaps>,
-        window: usize,
+        sums: &Arc<RunningSums>,
+        cells: Cells,
         file: &Arc<MappedFile>,
-        bytes: Range<usize>,
+        [values, scales]: [Range<usize>; 2],
     ) -> Option<Self> {
-        let ([layers, .., width], segments) = (taps.shape(), taps.segments(window));
-        let values = Values::mapped(layers * STORED * segments.behind() * width, file, bytes)?;
-        Some(Self { taps: Arc::clone(taps), segments, values })
+        let (layers, width) = sums.shape();
+        let rows = layers * CONSTANTS * cells.rows();
+        let (values, scales) = (Values::mapped(rows * width, file, values)?, Values::mapped(rows, file, scales)?);
+        Some(Self { sums: Arc::clone(sums), cells, values, scales })
     }
 
-    /// What segments do to each other.
-    pub fn taps(&self) -> &Arc<SegmentTaps> {
-        &self.taps
+    /// The running sums of the filters.
+    pub fn sums(&self) -> &Arc<RunningSums> {
+        &self.sums
     }
 
-    /// The segments around its window.
-    pub fn segments(&self) -> Segments {
-        self.segments
+    /// The cells.
+    pub fn cells(&self) -> &Cells {
+        &self.cells
     }
 
     /// Positions that are computed with the text.
     pub fn rows(&self) -> usize {
-        self.segments.behind()
+        self.cells.rows()
     }
 
-    /// The bits of all values.
-    pub fn values(&self) -> &[u16] {
-        self.values.bits()
+    /// Memory of its own, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.values.get()) + size_of_val(self.scales.get())
     }
 
-    /// The sizes of the values.
-    pub(super) fn shape(&self) -> [usize; 4] {
-        let [layers, .., width] = self.taps.shape();
-        [layers, STORED, self.rows(), width]
+    /// The tensors: integers, and scales.
+    pub(super) fn values(&self) -> (&[i8], &[f32]) {
+        (self.values.get(), self.scales.get())
     }
 
-    /// The bits of a layer's departures `[rows, H]` of x1, x2 and v.
-    pub(crate) fn departures(&self, layer: usize) -> [&[u16]; 3] {
-        [0, 1, 2].map(|place| self.place(layer, place))
+    /// The shape of the integers' tensor.
+    pub(super) fn tensor_shape(&self) -> [usize; 4] {
+        let (layers, width) = self.sums.shape();
+        [layers, CONSTANTS, self.rows(), width]
     }
 
-    /// The bits of what a branch's convolution has over that of segments, `[rows, H]`.
-    pub(crate) fn results(&self, layer: usize, branch: usize) -> &[u16] {
-        self.place(layer, 3 + branch)
+    /// Some channels `[rows, n]` of a layer's departures of x1, x2 and v.
+    pub(crate) fn departures(&self, layer: usize, channels: Range<usize>) -> [Vec<f32>; 3] {
+        [0, 1, 2].map(|place| self.constants(layer, place, channels.clone()))
     }
 
-    fn place(&self, layer: usize, place: usize) -> &[u16] {
-        let [_, places, rows, width] = self.shape();
-        &self.values.bits()[(layer * places + place) * rows * width..][..rows * width]
+    /// Some channels `[rows, n]` of what a branch's convolution has over that of the cells.
+    pub(crate) fn results(&self, layer: usize, branch: usize, channels: Range<usize>) -> Vec<f32> {
+        self.constants(layer, 3 + branch, channels)
+    }
+
+    fn constants(&self, layer: usize, place: usize, channels: Range<usize>) -> Vec<f32> {
+        let [_, places, rows, width] = self.tensor_shape();
+        let first = (layer * places + place) * rows;
+        let values = self.values.get()[first * width..][..rows * width].chunks_exact(width);
+        let scaled = values.zip(&self.scales.get()[first..][..rows]);
+        let row = |(row, scale): (&[i8], &f32)| {
+            let scale = *scale;
+            row[channels.clone()].iter().map(move |&value| f32::from(value) * scale).collect::<Vec<_>>()
+        };
+        scaled.flat_map(row).collect()
     }
 }

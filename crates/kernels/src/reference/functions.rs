@@ -75,36 +75,57 @@ pub fn long_conv(x: &[f64], forward: &[f64], reverse: &[f64], skip: &[f64]) -> V
     y
 }
 
-/// `out + far * gate`, or `out + far` without a gate: all of one shape.
-pub fn add_far_field(out: &[f64], far: &[f64], gate: Option<&[f64]>) -> Vec<f64> {
-    let gate = |index: usize| gate.map_or(1.0, |gate| gate[index]);
-    out.iter().zip(far).enumerate().map(|(index, (out, far))| out + far * gate(index)).collect()
-}
-
-/// Sums of the rows of x `[tokens, C]` between each two edges, divided by `size`: `[segments, C]`.
-pub fn segment_means(x: &[f64], edges: &[usize], size: usize, channels: usize) -> Vec<f64> {
-    let mean = |edges: &[usize], channel: usize| {
-        let sum: f64 = (edges[0]..edges[1]).map(|row| x[row * channels + channel]).sum();
-        sum / size as f64
-    };
-    edges.windows(2).flat_map(|edges| (0..channels).map(move |channel| mean(edges, channel))).collect()
-}
-
-/// `out[a] + sum_b taps[row(a, b)] * states[b]`: out, taps and states of `channels` columns.
-pub fn convolve_segments(
+/// `out[t] + value[t] * gate[t]` (or `+ value[t]` without a gate), where `value[t]` is on the line between the two of `values` `[K, C]`
+/// whose positions, which ascend, are around t.
+pub fn add_interpolated(
     out: &[f64],
-    taps: &[f64],
-    states: &[f64],
-    row: impl Fn(usize, usize) -> usize,
+    positions: &[f64],
+    values: &[f64],
+    gate: Option<&[f64]>,
     channels: usize,
 ) -> Vec<f64> {
-    let sources = states.len() / channels;
-    let sum = |(index, out): (usize, &f64)| {
-        let (target, channel) = (index / channels, index % channels);
-        let tap = |source: usize| taps[row(target, source) * channels + channel];
-        out + (0..sources).map(|source| tap(source) * states[source * channels + channel]).sum::<f64>()
+    let value = |index: usize| {
+        let (t, channel) = ((index / channels) as f64, index % channels);
+        let at = |knot: usize| values[knot * channels + channel];
+        let knot = positions.iter().rposition(|&position| position <= t).expect("a knot before it");
+        if positions[knot] == t {
+            return at(knot);
+        }
+        let share = (t - positions[knot]) / (positions[knot + 1] - positions[knot]);
+        (1.0 - share) * at(knot) + share * at(knot + 1)
     };
-    out.iter().enumerate().map(sum).collect()
+    let gate = |index: usize| gate.map_or(1.0, |gate| gate[index]);
+    out.iter().enumerate().map(|(index, out)| out + value(index) * gate(index)).collect()
+}
+
+/// Means of the rows of x `[tokens, C]` in cells of `size` rows, the last of which ends where x does: `[cells, C]`. Before x are zeros.
+pub fn cell_means(x: &[f64], size: usize, channels: usize) -> Vec<f64> {
+    let rows = x.len() / channels;
+    let cells = rows.div_ceil(size);
+    let mean = |cell: usize, channel: usize| {
+        let end = rows - (cells - 1 - cell) * size;
+        let sum: f64 = (end.saturating_sub(size)..end).map(|row| x[row * channels + channel]).sum();
+        sum / size as f64
+    };
+    (0..cells).flat_map(|cell| (0..channels).map(move |channel| mean(cell, channel))).collect()
+}
+
+/// What a sequence adds to a long convolution at position `target`, channel by channel, that has `states` `[cells, C]` from each of
+/// `edges` to the next: the sum over all positions. `tap` gives a filter's tap of a channel at a distance.
+pub fn convolve_cells(
+    target: isize,
+    edges: &[isize],
+    states: &[f64],
+    tap: impl Fn(isize, usize) -> f64,
+    channels: usize,
+) -> Vec<f64> {
+    let tap = &tap;
+    let cell = |cell: usize, channel: usize| {
+        let taps = (edges[cell]..edges[cell + 1]).map(|position| tap(target - position, channel));
+        taps.sum::<f64>() * states[cell * channels + channel]
+    };
+    let cells = 0..edges.len() - 1;
+    (0..channels).map(|channel| cells.clone().map(|index| cell(index, channel)).sum()).collect()
 }
 
 /// Means of the columns of `x` `[tokens, channels]`.

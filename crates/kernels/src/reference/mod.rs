@@ -5,6 +5,6 @@
 mod functions;
 
 pub use functions::{
-    FilterMlp, SineLayer, add_far_field, block_diagonal, convolve_segments, filter_taps, gelu, layer_norm,
-    linear, long_conv, mean_rows, segment_means, short_conv,
+    FilterMlp, SineLayer, add_interpolated, block_diagonal, cell_means, convolve_cells, filter_taps, gelu,
+    layer_norm, linear, long_conv, mean_rows, short_conv,
 };

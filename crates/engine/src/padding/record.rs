@@ -1,0 +1,124 @@
+//! What an exact pass of a text saw of some windows and of the padding behind them.
+
+use danaus_kernels::Knots;
+
+use super::Cells;
+use super::far_field::knots;
+
+/// Some rows of each layer, in float32: `[layer, rows, H]`.
+#[derive(Debug, Clone)]
+pub struct Recording {
+    rows: usize,
+    width: usize,
+    values: Vec<f32>,
+}
+
+/// What is recorded of a window.
+#[derive(Debug, Clone)]
+pub struct WindowRecord {
+    /// Where its far field is recorded.
+    pub(crate) knots: Knots,
+    /// Its far field, the mixer's rows and the residual's.
+    pub(crate) far: Recording,
+    /// Its cells, and what is recorded of them, at the places that [`Place`] names.
+    pub(crate) cells: Vec<(Cells, Recording)>,
+}
+
+/// What is recorded of cells: a place is so many rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place {
+    /// Of each sample, how far the short convolution departs from a steady one; x1's, x2's and v's are three places.
+    Departures(usize),
+    /// Of each sample, the result of a branch's long convolution.
+    Results(usize),
+    /// What a branch convolves: the means of the window's cells, then the samples' states.
+    States(usize),
+}
+
+impl Recording {
+    /// One to be written to by a pass.
+    pub(crate) fn new(layers: usize, rows: usize, width: usize) -> Self {
+        Self { rows, width, values: vec![0.0; layers * rows * width] }
+    }
+
+    /// The mean of recordings of one shape.
+    pub(super) fn mean(recordings: &[&Self]) -> Self {
+        let scale = 1.0 / recordings.len() as f32;
+        let mut mean = recordings[0].clone();
+        for other in &recordings[1..] {
+            assert!(other.rows == mean.rows && other.values.len() == mean.values.len(), "recordings of one shape");
+            mean.values.iter_mut().zip(&other.values).for_each(|(sum, value)| *sum += value);
+        }
+        mean.values.iter_mut().for_each(|sum| *sum *= scale);
+        mean
+    }
+
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(super) fn layers(&self) -> usize {
+        self.values.len() / (self.rows * self.width).max(1)
+    }
+
+    /// A layer's values `[rows, H]`.
+    pub(crate) fn layer_mut(&mut self, layer: usize) -> &mut [f32] {
+        let len = self.rows * self.width;
+        &mut self.values[layer * len..][..len]
+    }
+
+    pub(super) fn layer(&self, layer: usize) -> &[f32] {
+        let len = self.rows * self.width;
+        &self.values[layer * len..][..len]
+    }
+
+    pub(super) fn row(&self, layer: usize, row: usize) -> &[f32] {
+        &self.layer(layer)[row * self.width..][..self.width]
+    }
+}
+
+impl Place {
+    /// Rows of all places of these cells.
+    fn all(cells: &Cells) -> usize {
+        7 * cells.rows() + 2 * cells.inside()
+    }
+
+    /// Its rows.
+    pub(crate) fn rows(self, cells: &Cells) -> std::ops::Range<usize> {
+        let rows = cells.rows();
+        let (start, count) = match self {
+            Self::Departures(part) => (part * rows, rows),
+            Self::Results(branch) => ((3 + branch) * rows, rows),
+            Self::States(branch) => (5 * rows + branch * (rows + cells.inside()), rows + cells.inside()),
+        };
+        start..start + count
+    }
+}
+
+impl WindowRecord {
+    /// A record of a window of a model with so many layers and channels, of its far field at knots `step` positions apart, and of
+    /// these ways to divide the padding behind it.
+    pub fn new(window: usize, step: usize, cells: Vec<Cells>, (layers, width): (usize, usize)) -> Self {
+        let knots = knots(window, step);
+        let cells = cells.into_iter().map(|cells| {
+            let rows = Place::all(&cells);
+            (cells, Recording::new(layers, rows, width))
+        });
+        Self { knots, far: Recording::new(layers, 2 * knots.count(), width), cells: cells.collect() }
+    }
+
+    /// Positions of the window.
+    pub fn window(&self) -> usize {
+        (self.knots.last + 1) as usize
+    }
+
+    /// The mean of records of one window.
+    pub(super) fn mean(records: &[&Self]) -> Self {
+        let far: Vec<_> = records.iter().map(|record| &record.far).collect();
+        let cells = records[0].cells.iter().enumerate().map(|(index, (cells, _))| {
+            let recordings: Vec<_> = records.iter().map(|record| &record.cells[index].1).collect();
+            (cells.clone(), Recording::mean(&recordings))
+        });
+        Self { knots: records[0].knots, far: Recording::mean(&far), cells: cells.collect() }
+    }
+}

@@ -1,0 +1,116 @@
+//! Long convolutions of a sequence that is constant within cells.
+//!
+//! Let P be a filter's running sums: `P[x]` is the sum of its taps up to distance x. A state of one from position b to
+//! position c adds `P[t - b] - P[t - c]` to the result at position t. So a sequence that changes at edges only, by a jump at each,
+//! gives `sum_e P[t - e] jump[e]`, whatever the cells' sizes (summation by parts).
+
+use danaus_simd::{Isa, Simd, Vectorized};
+
+use crate::matrix::{Matrix, MatrixMut};
+
+/// Means of the rows of `x` `[tokens, C]` in cells of `size` rows, of which the last one ends where `x` does, and the first one may
+/// reach over its beginning, where zeros are: `[cells, C]`.
+///
+/// # Panics
+/// Where the shapes disagree.
+pub fn cell_means(isa: Isa, x: Matrix<'_>, size: usize, out: MatrixMut<'_>) {
+    assert!(out.rows() == x.rows().div_ceil(size) && out.cols() == x.cols(), "a row for each cell");
+    isa.run(Means { x, size, out });
+}
+
+/// `out[a] += sum_e sums[zero + targets[a] - edges[e]] * jumps[e]`, channel by channel: `out` `[A, C]`, `jumps` `[E, C]`.
+/// Jumps are taken to be multiplied by what the integers in `sums` `[distances, C]` count.
+///
+/// # Panics
+/// Where the shapes disagree, or there are no such sums.
+pub fn convolve_cells(
+    isa: Isa,
+    out: MatrixMut<'_>,
+    (sums, zero): (Matrix<'_, i16>, usize),
+    (targets, edges): (&[isize], &[isize]),
+    jumps: Matrix<'_>,
+) {
+    assert!(out.rows() == targets.len() && jumps.rows() == edges.len(), "a row for each target and edge");
+    assert!(sums.cols() == out.cols() && jumps.cols() == out.cols(), "channels");
+    isa.run(Convolve { out, sums, zero, targets, edges, jumps });
+}
+
+struct Means<'a> {
+    x: Matrix<'a>,
+    size: usize,
+    out: MatrixMut<'a>,
+}
+
+impl Vectorized for Means<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, _: S) {
+        let before = self.out.rows() * self.size - self.x.rows();
+        let scale = 1.0 / self.size as f32;
+        for cell in 0..self.out.rows() {
+            let out = self.out.row_mut(cell);
+            out.fill(0.0);
+            for row in (cell * self.size).saturating_sub(before)..(cell + 1) * self.size - before {
+                out.iter_mut().zip(self.x.row(row)).for_each(|(out, x)| *out += x);
+            }
+            out.iter_mut().for_each(|out| *out *= scale);
+        }
+    }
+}
+
+struct Convolve<'a> {
+    out: MatrixMut<'a>,
+    sums: Matrix<'a, i16>,
+    zero: usize,
+    targets: &'a [isize],
+    edges: &'a [isize],
+    jumps: Matrix<'a>,
+}
+
+/// Channels whose results stay in registers while the edges go by.
+const STRIP: usize = 16;
+
+/// Targets that are computed side by side.
+const TARGETS: usize = 4;
+
+impl Vectorized for Convolve<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let (targets, channels) = (self.out.rows(), self.out.cols());
+        let (whole, wide) = (targets - targets % TARGETS, channels - channels % STRIP);
+        for target in (0..whole).step_by(TARGETS) {
+            (0..wide).step_by(STRIP).for_each(|start| self.sum::<S, TARGETS, STRIP>(simd, target, start));
+            (wide..channels).for_each(|start| self.sum::<S, TARGETS, 1>(simd, target, start));
+        }
+        for target in whole..targets {
+            (0..wide).step_by(STRIP).for_each(|start| self.sum::<S, 1, STRIP>(simd, target, start));
+            (wide..channels).for_each(|start| self.sum::<S, 1, 1>(simd, target, start));
+        }
+    }
+}
+
+impl Convolve<'_> {
+    /// Adds what all edges do to `N` channels of `T` targets.
+    #[inline(always)]
+    fn sum<S: Simd, const T: usize, const N: usize>(&mut self, simd: S, target: usize, start: usize) {
+        let mut results = [[0.0; N]; T];
+        for (index, results) in results.iter_mut().enumerate() {
+            results.copy_from_slice(&self.out.view().row(target + index)[start..start + N]);
+        }
+        for (source, &edge) in self.edges.iter().enumerate() {
+            let jump = &self.jumps.row(source)[start..start + N];
+            for (index, results) in results.iter_mut().enumerate() {
+                let row = self.zero as isize + self.targets[target + index] - edge;
+                let sums = &self.sums.row(row as usize)[start..start + N];
+                for channel in 0..N {
+                    let sum = f32::from(sums[channel]);
+                    results[channel] = simd.scalar_mul_add(sum, jump[channel], results[channel]);
+                }
+            }
+        }
+        for (index, results) in results.iter().enumerate() {
+            self.out.row_mut(target + index)[start..start + N].copy_from_slice(results);
+        }
+    }
+}
