@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use danaus_engine::{
-    Backend, BackendOptions, Device, Dtype, EngineError, Padding, Pooling, Text, load_backend,
+    Backend, BackendOptions, Device, Dtype, EngineError, Padding, Pooling, load_backend,
 };
 use danaus_model::{ConfigFile, LoadedModel, ModelConfig, load_checkpoint};
 
@@ -50,8 +50,8 @@ pub fn load(config: ConfigFile, checkpoint: &[u8]) {
     let ids: Vec<u32> = (0..c.max_tokens().min(5)).map(|id| (id % c.vocab_size) as u32).collect();
     let model =
         LoadedModel { id: "fuzzed".into(), revision: None, config, weights, synthetic: true, padded: false };
-    let text = Text { ids: &ids, pooling: Pooling::Mean, padding: Padding::None };
-    match backend_of(&model).and_then(|backend| backend.embed(&[text])) {
+    let embed = |backend: Arc<dyn Backend>| backend.embed(&[backend.text(&ids, Pooling::Mean, Padding::None)]);
+    match backend_of(&model).and_then(embed) {
         Ok(vectors) => assert_eq!(vectors[0].len(), model.config.hidden_size),
         Err(error) => assert_readable(&error.to_string()),
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use danaus_engine::{Backend, BackendOptions, Padding, Pooling, Profile, Text};
+use danaus_engine::{Backend, BackendOptions, Padding, Pooling, Profile};
 use danaus_model::{HubOptions, LoadOptions, LoadedModel, ModelSource, Tokenizer};
 use danaus_server::scheduler::{Load, Speed};
 
@@ -114,11 +114,11 @@ pub fn warm_up(backend: &dyn Backend) -> anyhow::Result<Speed> {
     let mut speed = Speed::default();
     for length in WARM_UP {
         let ids = vec![0; length.min(backend.max_tokens())];
-        let text = Text { ids: &ids, pooling: Pooling::Mean, padding: Padding::None };
-        backend.embed(&[text])?;
+        let text = [backend.text(&ids, Pooling::Mean, Padding::None)];
+        backend.embed(&text)?;
         let started = Instant::now();
-        backend.embed(&[text])?;
-        speed.observe(&Load::from_iter([backend.rows(&text)]), started.elapsed());
+        backend.embed(&text)?;
+        speed.observe(&Load::from_iter([text[0].window.cost()]), started.elapsed());
     }
     Ok(speed)
 }

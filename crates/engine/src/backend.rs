@@ -3,19 +3,19 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::padding::{FarFields, WindowEncoder};
+use crate::padding::{FarFields, Window, WindowEncoder};
 use crate::{EngineError, Padding, Pooling};
 
-/// One text of a batch: its token ids (`[CLS] … [SEP]`, not padded) and how its hidden states become one vector.
-#[derive(Debug, Clone, Copy)]
+/// One text of a batch: its token ids (`[CLS] … [SEP]`, not padded), what surrounds them, and how hidden states become one vector.
+/// [`Backend::text`] makes it.
+#[derive(Debug, Clone)]
 pub struct Text<'a> {
     /// Token ids, 1 to [`Backend::max_tokens`] of them.
     pub ids: &'a [u32],
     /// How the last hidden states become one vector.
     pub pooling: Pooling,
-    /// What surrounds it in the encoder. [`Padding::Fast`] is exact, and as dear, until
-    /// [`set_far_fields`](Backend::set_far_fields) was called.
-    pub padding: Padding,
+    /// What the encoder computes of it, as [`Backend::window`] decided. It stays the same whatever far fields are set meanwhile.
+    pub window: Window,
 }
 
 /// Where and how a backend computes, for logs, `/health` and `/info`.
@@ -90,8 +90,14 @@ pub trait Backend: Send + Sync {
     /// The longest text, in tokens, special tokens included.
     fn max_tokens(&self) -> usize;
 
-    /// Rows that the encoder computes for a text, padding included: what it costs.
-    fn rows(&self, text: &Text<'_>) -> usize;
+    /// What the encoder is to compute for a text: decided once, and handed to [`embed`](Backend::embed) with the text.
+    /// [`Padding::Fast`] is exact, and as dear, for texts that no [far field](Backend::set_far_fields) serves.
+    fn window(&self, ids: &[u32], pooling: Pooling, padding: Padding) -> Window;
+
+    /// A text with its [window](Backend::window).
+    fn text<'a>(&self, ids: &'a [u32], pooling: Pooling, padding: Padding) -> Text<'a> {
+        Text { ids, pooling, window: self.window(ids, pooling, padding) }
+    }
 
     /// Tokens of a batch, padding included, beyond which more at once gain little here: what they gain, a text that comes then loses by
     /// waiting.
@@ -102,10 +108,11 @@ pub trait Backend: Send + Sync {
     /// Encodes windows, for preparing [`Padding::Fast`].
     fn windows(&self) -> &dyn WindowEncoder;
 
-    /// What fast padding computes with, once it is set.
-    fn far_fields(&self) -> Option<&Arc<FarFields>>;
+    /// What fast padding computes with now, once it is set.
+    fn far_fields(&self) -> Option<Arc<FarFields>>;
 
-    /// Lets [`Padding::Fast`] be fast from now on. A second call changes nothing.
+    /// Lets [`Padding::Fast`] be fast from now on for the texts that `far_fields` serves. They replace those that were set before;
+    /// texts that have their window already keep it.
     fn set_far_fields(&self, far_fields: Arc<FarFields>);
 
     /// Embeds a batch: one pooled vector `[H]` per text, in order, **not** normalised

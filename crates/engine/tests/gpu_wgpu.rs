@@ -219,7 +219,7 @@ fn far_fields_do_what_they_do_on_the_cpu() {
                 Record { far_fields: vec![Recording::new(cpu.windows().shape(rows))], ..Record::default() };
             cpu.windows().encode(&ids, Window::alone(300), &mut record).unwrap();
             let far_field = Some(std::sync::Arc::new(FarField::from(&record.far_fields[0])));
-            let window = Window { rows, far_field: far_field.clone(), sketch: None };
+            let window = Window { far_field: far_field.clone(), ..Window::alone(rows) };
             let expected = cpu.windows().encode(&ids, window, &mut Record::default()).unwrap();
             let without = cpu.windows().encode(&ids, Window::alone(rows), &mut Record::default()).unwrap();
             let mean = Pooling::ALL.iter().position(|&pooling| pooling == Pooling::Mean).unwrap();

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use common::{
@@ -25,7 +26,7 @@ fn assert_windows_are_exact(backend: &CpuBackend, ids: &[u32], windows: &[usize]
     let mut record = Record { far_fields, samples };
     let exact = encoder.encode(ids, Window::alone(backend.max_tokens()), &mut record).unwrap();
     for pooling in Pooling::ALL {
-        let text = Text { ids, pooling, padding: Padding::MaxLength };
+        let text = backend.text(ids, pooling, Padding::MaxLength);
         assert_eq!(bits(&backend.embed(&[text]).unwrap()[0]), bits(&exact[pooling as usize]));
     }
     for ((mut recording, samples), &rows) in record.far_fields.into_iter().zip(record.samples).zip(windows) {
@@ -34,7 +35,7 @@ fn assert_windows_are_exact(backend: &CpuBackend, ids: &[u32], windows: &[usize]
         let with = encode(Window { far_field, ..Window::alone(rows) });
         let sketch = Some(Arc::new(Sketch::new(&taps, &samples, &mut recording)));
         let far_field = Some(Arc::new(FarField::from(&recording)));
-        let sketched = encode(Window { rows, far_field: far_field.clone(), sketch });
+        let sketched = encode(Window { far_field: far_field.clone(), sketch, ..Window::alone(rows) });
         // Without the sketch, that far field is not the text's.
         let half = encode(Window { far_field, ..Window::alone(rows) });
         let without = encode(Window::alone(rows));
@@ -57,7 +58,7 @@ fn assert_windows_are_exact(backend: &CpuBackend, ids: &[u32], windows: &[usize]
 
 /// Rows that are computed for a text with fast padding and mean pooling.
 fn rows(backend: &CpuBackend, ids: &[u32]) -> usize {
-    backend.rows(&Text { ids, pooling: Pooling::Mean, padding: Padding::Fast })
+    backend.window(ids, Pooling::Mean, Padding::Fast).cost()
 }
 
 #[test]
@@ -158,12 +159,15 @@ fn prepared_texts_are_within_the_bound_and_others_exact() {
             let exact = vector(&ids, pooling, Padding::MaxLength);
             let fast = vector(&ids, pooling, Padding::Fast);
             let what = format!("{} tokens, {pooling}", ids.len());
-            let rows = backend.rows(&Text { ids: &ids, pooling, padding: Padding::Fast });
-            if rows == backend.max_tokens() {
+            let window = backend.window(&ids, pooling, Padding::Fast);
+            let rows = window.cost();
+            if window.padding == Padding::MaxLength {
+                assert_eq!(rows, backend.max_tokens(), "{what}");
                 assert_eq!(bits(&fast), bits(&exact), "{what}");
                 continue;
             }
             fast_texts += 1;
+            assert_eq!(window.padding, Padding::Fast, "{what}");
             assert!((ids.len()..backend.max_tokens()).contains(&rows), "{what}: {rows} rows");
             let plain = distance(&vector(&ids, pooling, Padding::None), &exact);
             let error = distance(&fast, &exact);
@@ -186,13 +190,13 @@ fn sketches_serve_what_the_mean_does_not() {
     let all = self::texts(&[3, 9, 14, 22, 33, 50, 64, 77, 100, 120, 137]);
     for ids in &all {
         for pooling in Pooling::ALL {
-            let text = Text { ids, pooling, padding: Padding::Fast };
+            let text = backend.text(ids, pooling, Padding::Fast);
             let equal = equal_pairs(ids);
             let window = far_fields.window(ids.len(), equal, pooling);
             let Some(sketch) = window.and_then(|window| window.sketch) else { continue };
-            assert!(backend.rows(&text) >= ids.len() + sketch.rows());
+            assert!(text.window.cost() >= ids.len() + sketch.rows());
             sketched += 1;
-            let fast = backend.embed(&[text]).unwrap().remove(0);
+            let fast = backend.embed(std::slice::from_ref(&text)).unwrap().remove(0);
             let exact = embed(&backend, ids, pooling, Padding::MaxLength);
             let error = distance(&fast, &exact);
             assert!(error <= 3.0 * BOUND, "{} tokens, {pooling}: {error:e}", ids.len());
@@ -200,7 +204,7 @@ fn sketches_serve_what_the_mean_does_not() {
         }
     }
     assert!(sketched > 5, "only {sketched} texts are sketched");
-    let batch: Vec<_> = texts.iter().map(|(text, _)| *text).collect();
+    let batch: Vec<_> = texts.iter().map(|(text, _)| text.clone()).collect();
     for ((text, alone), together) in texts.iter().zip(backend.embed(&batch).unwrap()) {
         assert_eq!(*alone, bits(&together), "{text:?}");
     }
@@ -221,7 +225,7 @@ fn repetitive_texts_are_exact() {
 }
 
 #[test]
-fn unprepared_it_is_exact_and_what_is_set_first_stays() {
+fn unprepared_it_is_exact_and_what_is_set_last_serves() {
     let model = synthetic(&small_config(), 5);
     let (backend, other) = (backend(&model), backend(&model));
     let ids = golden_ids(20);
@@ -233,9 +237,52 @@ fn unprepared_it_is_exact_and_what_is_set_first_stays() {
     backend.set_far_fields(Arc::clone(&first));
     let fast = vector(Padding::Fast);
     assert_ne!(fast, vector(Padding::MaxLength));
-    backend.set_far_fields(second);
-    assert!(backend.far_fields().is_some_and(|set| Arc::ptr_eq(set, &first)));
-    assert_eq!(vector(Padding::Fast), fast);
+    backend.set_far_fields(Arc::clone(&second));
+    assert!(backend.far_fields().is_some_and(|set| Arc::ptr_eq(&set, &second)));
+    other.set_far_fields(second);
+    assert_eq!(vector(Padding::Fast), bits(&embed(&other, &ids, Pooling::Mean, Padding::Fast)));
+}
+
+/// A text keeps the window that it was given, whatever is set before it is computed.
+#[test]
+fn a_texts_window_is_decided_once() {
+    let backend = backend(&synthetic(&small_config(), 5));
+    let ids = golden_ids(20);
+    let bits_of = |text: &Text<'_>| bits(&backend.embed(std::slice::from_ref(text)).unwrap()[0]);
+    let before = backend.text(&ids, Pooling::Mean, Padding::Fast);
+    assert_eq!((before.window.padding, before.window.cost()), (Padding::MaxLength, 300));
+    let exact = bits_of(&before);
+    backend.set_far_fields(Arc::new(prepared(&backend, 1e-2, &mut |_| ())));
+    let after = backend.text(&ids, Pooling::Mean, Padding::Fast);
+    assert!(after.window.padding == Padding::Fast && after.window.cost() < 300);
+    let fast = bits_of(&after);
+    assert_ne!(fast, exact);
+    assert_eq!(bits_of(&before), exact);
+    // Far fields that serve no text take nothing away from one that has its window.
+    backend.set_far_fields(Arc::new(prepared(&backend, 1e-12, &mut |_| ())));
+    assert_eq!(backend.window(&ids, Pooling::Mean, Padding::Fast).padding, Padding::MaxLength);
+    let stepwise = backend.embed_stepwise(&[after.clone(), before], &mut || ControlFlow::Continue(()));
+    assert_eq!(
+        stepwise.unwrap().iter().map(|vector| bits(vector)).collect::<Vec<_>>(),
+        [fast.clone(), exact]
+    );
+    assert_eq!(bits_of(&after), fast);
+}
+
+#[test]
+fn a_window_says_how_its_text_is_padded() {
+    let backend = backend(&synthetic(&small_config(), 5));
+    backend.set_far_fields(Arc::new(prepared(&backend, 1e-2, &mut |_| ())));
+    for (tokens, [none, max_length, fast]) in [
+        (20, [Padding::None, Padding::MaxLength, Padding::Fast]),
+        (299, [Padding::None, Padding::MaxLength, Padding::MaxLength]),
+        (300, [Padding::None, Padding::MaxLength, Padding::MaxLength]),
+    ] {
+        let ids = golden_ids(tokens);
+        for (asked, got) in [(Padding::None, none), (Padding::MaxLength, max_length), (Padding::Fast, fast)] {
+            assert_eq!(backend.window(&ids, Pooling::Mean, asked).padding, got, "{tokens} tokens, {asked}");
+        }
+    }
 }
 
 #[test]
@@ -248,10 +295,10 @@ fn paddings_and_poolings_mix_in_a_batch() {
         .iter()
         .flat_map(|ids| Pooling::ALL.map(|pooling| (ids, pooling)))
         .zip(paddings.into_iter().cycle())
-        .map(|((ids, pooling), padding)| Text { ids, pooling, padding })
+        .map(|((ids, pooling), padding)| backend.text(ids, pooling, padding))
         .collect();
     for (text, vector) in texts.iter().zip(backend.embed(&texts).unwrap()) {
-        assert_eq!(bits(&backend.embed(&[*text]).unwrap()[0]), bits(&vector), "{text:?}");
+        assert_eq!(bits(&backend.embed(std::slice::from_ref(text)).unwrap()[0]), bits(&vector), "{text:?}");
     }
 }
 
@@ -327,7 +374,7 @@ fn the_2k_model_is_within_the_bound() {
     let (mut fast, mut exact) = (0, 0);
     for case in golden.cases.iter().filter(|case| case.pad_to == Some(2048)) {
         let got = embed(&backend, &case.ids(), case.pooling(), Padding::Fast);
-        let rows = backend.rows(&Text { ids: &case.ids(), pooling: case.pooling(), padding: Padding::Fast });
+        let rows = backend.window(&case.ids(), case.pooling(), Padding::Fast).cost();
         let error = distance(&got, &case.embedding);
         let what = format!("{} tokens, {}, {rows} rows", case.tokens(), case.pooling);
         println!("{what}: {error:.1e}");

@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use common::{bits, golden_ids, small_config};
 use danaus_engine::padding::{FarField, Probes, Record, Recording, Samples, Sketch, Window, prepare};
-use danaus_engine::{
-    Backend, BackendOptions, CpuBackend, Dtype, EngineError, Padding, Pooling, Text, finish,
-};
+use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, EngineError, Padding, Pooling, finish};
 use danaus_model::{LoadedModel, ModelConfig, Tokenizer, synthetic};
 use danaus_simd::Isa;
 use proptest::prelude::*;
@@ -38,7 +36,7 @@ fn embed_padded(
     pooling: Pooling,
     padding: Padding,
 ) -> Vec<Vec<u32>> {
-    let texts: Vec<_> = texts.iter().map(|ids| Text { ids, pooling, padding }).collect();
+    let texts: Vec<_> = texts.iter().map(|ids| backend.text(ids, pooling, padding)).collect();
     backend.embed(&texts).unwrap().iter().map(|v| bits(v)).collect()
 }
 
@@ -77,10 +75,7 @@ fn padded_texts_too_and_those_of_fast_padding() {
     for (backend, far_fields) in [&one, &many].into_iter().zip(far_fields) {
         backend.set_far_fields(Arc::new(far_fields));
     }
-    assert!(
-        one.rows(&Text { ids: &texts[0], pooling: Pooling::Mean, padding: Padding::Fast }) < 300,
-        "a far field is used"
-    );
+    assert!(one.window(&texts[0], Pooling::Mean, Padding::Fast).cost() < 300, "a far field is used");
     for padding in [Padding::MaxLength, Padding::Fast] {
         let alone: Vec<_> = texts
             .iter()
@@ -138,8 +133,8 @@ fn a_bad_text_is_refused_with_its_place_and_computes_nothing() {
     let backend = backend(&model, 1, usize::MAX);
     let long = vec![1; 301];
     let refusal = |ids: &[u32]| {
-        let good = Text { ids: &[101, 102], pooling: Pooling::Mean, padding: Padding::None };
-        backend.embed(&[good, Text { ids, ..good }]).unwrap_err()
+        let text = |ids| backend.text(ids, Pooling::Mean, Padding::None);
+        backend.embed(&[text(&[101, 102]), text(ids)]).unwrap_err()
     };
     assert_eq!(refusal(&[]), EngineError::EmptyText { index: 1 });
     assert_eq!(refusal(&long), EngineError::TextTooLong { index: 1, tokens: 301, max_tokens: 300 });
@@ -215,15 +210,14 @@ fn filters_are_made_with_other_texts_in_between() {
     // States are made by layer, and a layer takes two steps.
     let layers = small_config().num_hidden_layers;
     let ids: Vec<u32> = golden_ids(290).into_iter().cycle().take(3000).collect();
-    let text = Text { ids: &ids, pooling: Pooling::Mean, padding: Padding::None };
-    let expected = backend(&model, 2, usize::MAX).embed(&[text]).unwrap();
-    let backend = backend(&model, 2, usize::MAX);
-    let short = Text { ids: &ids[..20], ..text };
+    let [first, backend] = [(); 2].map(|()| backend(&model, 2, usize::MAX));
+    let [text, short] = [&ids[..], &ids[..20]].map(|ids| [first.text(ids, Pooling::Mean, Padding::None)]);
+    let expected = first.embed(&text).unwrap();
     for wanted in [3 * layers, 2 * layers] {
         let mut turns = 0;
-        let vectors = backend.embed_stepwise(&[text], &mut || {
+        let vectors = backend.embed_stepwise(&text, &mut || {
             turns += 1;
-            backend.embed(&[short]).unwrap();
+            backend.embed(&short).unwrap();
             ControlFlow::Continue(())
         });
         assert_eq!((vectors.as_ref(), turns), (Ok(&expected), wanted));
@@ -238,8 +232,7 @@ fn step_by_step_with_other_texts_in_between() {
     let (long, short) = ([golden_ids(290), golden_ids(40)], [golden_ids(7), golden_ids(30)]);
     let expected =
         [&long, &short].map(|texts| embed_padded(&backend, texts, Pooling::Model, Padding::MaxLength));
-    let long: Vec<_> =
-        long.iter().map(|ids| Text { ids, pooling: Pooling::Model, padding: Padding::MaxLength }).collect();
+    let long: Vec<_> = long.iter().map(|ids| backend.text(ids, Pooling::Model, Padding::MaxLength)).collect();
     let mut turns = 0;
     let mut between = || {
         turns += 1;
@@ -256,7 +249,7 @@ fn step_by_step_with_other_texts_in_between() {
     });
     assert_eq!((stopped, turns), (Err(EngineError::Stopped), 1));
     assert_eq!(embed_padded(&backend, &short, Pooling::Model, Padding::MaxLength), expected[1]);
-    let empty = Text { ids: &[], pooling: Pooling::Mean, padding: Padding::None };
+    let empty = backend.text(&[], Pooling::Mean, Padding::None);
     let refused = backend.embed_stepwise(&[empty], &mut || unreachable!("nothing is computed"));
     assert_eq!(refused, Err(EngineError::EmptyText { index: 0 }));
 }

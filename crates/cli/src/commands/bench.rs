@@ -61,7 +61,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let profiler = match profile {
         Some(profile) => {
             let peaks = measure_peaks(&args.compute.backend_options())?;
-            let rows = |ids: &[u32]| backend.rows(&Text { ids, pooling: Pooling::Mean, padding });
+            let rows = |ids: &[u32]| backend.window(ids, Pooling::Mean, padding).cost();
             let rows = batches.iter().flatten().map(|ids| (ids.len(), rows(ids))).collect();
             Some(Profiler { profile, peaks, config: model.config.clone(), rows })
         }
@@ -97,7 +97,7 @@ fn measure(
     at_least: Duration,
     profiler: Option<&Profiler>,
 ) -> anyhow::Result<Measurement> {
-    let batch: Vec<_> = texts.iter().map(|ids| Text { ids, pooling: Pooling::Mean, padding }).collect();
+    let batch: Vec<_> = texts.iter().map(|ids| backend.text(ids, Pooling::Mean, padding)).collect();
     reset_peak();
     // The first pass makes filters and buffers, the second is the first at full speed.
     backend.embed(&batch)?;
@@ -134,7 +134,7 @@ fn measure(
 /// Device and dtype of texts of one length.
 fn computed_on(backend: &dyn Backend, batch: &[Text<'_>]) -> (&'static str, &'static str) {
     let info = backend.info();
-    let rows = batch.first().map_or(0, |text| backend.rows(text));
+    let rows = batch.first().map_or(0, |text| text.window.cost());
     match &info.accelerator {
         Some(gpu) if rows < gpu.crossover || backend.demoted().is_some() => ("cpu", gpu.cpu_dtype),
         _ => (info.device, info.dtype),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use danaus_engine::gpu::{Examined, Found, Measured, ProbeResult, examine};
-use danaus_engine::{Backend, Isa, Padding, Pooling, Text, load_backend};
+use danaus_engine::{Backend, Isa, Padding, Pooling, load_backend};
 use danaus_model::{HubOptions, LoadOptions};
 use serde::Serialize;
 
@@ -89,12 +89,12 @@ fn describe(backend: &dyn Backend) -> anyhow::Result<Chosen> {
     let (info, mut speed) = (backend.info(), Vec::new());
     for tokens in LENGTHS.into_iter().filter(|&tokens| tokens <= backend.max_tokens()) {
         let ids = vec![0; tokens];
-        let text = Text { ids: &ids, pooling: Pooling::Mean, padding: Padding::None };
-        backend.embed(&[text])?;
+        let text = [backend.text(&ids, Pooling::Mean, Padding::None)];
+        backend.embed(&text)?;
         let mut times = [0.0; PASSES];
         for time in &mut times {
             let started = Instant::now();
-            backend.embed(&[text])?;
+            backend.embed(&text)?;
             *time = started.elapsed().as_secs_f64() * 1e3;
         }
         times.sort_by(f64::total_cmp);

@@ -5,7 +5,7 @@ mod output;
 use std::io::IsTerminal;
 
 use anyhow::{Context, anyhow, bail};
-use danaus_engine::{Backend, Padding, Pooling, Text, finish};
+use danaus_engine::{Backend, Padding, Pooling, finish};
 use danaus_model::{Tokenizer, truncate};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -145,7 +145,7 @@ impl Job<'_> {
     ) -> anyhow::Result<()> {
         let pooling: Pooling = self.args.text.pooling;
         let texts: Vec<_> =
-            batch.iter().flatten().map(|ids| Text { ids, pooling, padding: self.padding }).collect();
+            batch.iter().flatten().map(|ids| self.backend.text(ids, pooling, self.padding)).collect();
         let mut vectors = self.backend.embed(&texts)?.into_iter();
         for ids in batch.drain(..) {
             let index = summary.rows;

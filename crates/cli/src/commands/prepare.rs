@@ -20,7 +20,7 @@ pub fn run(args: PrepareArgs) -> anyhow::Result<()> {
         kept.context("what was prepared cannot be kept")?;
     }
     if let Some(far_fields) = backend.far_fields() {
-        print(far_fields)?;
+        print(&far_fields)?;
     }
     stdout::print(store.path().display())
 }

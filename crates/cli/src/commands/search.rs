@@ -5,7 +5,7 @@ mod passages;
 use std::collections::HashSet;
 use std::io::IsTerminal;
 
-use danaus_engine::{Backend, Padding, Pooling, Text, finish};
+use danaus_engine::{Backend, Padding, Pooling, finish};
 use danaus_model::{Tokenizer, truncate};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -88,7 +88,8 @@ impl Embedder<'_> {
             tokens += ids.len();
             batch.push(ids);
             if tokens >= together || index + 1 == texts.len() {
-                let texts: Vec<_> = batch.iter().map(|ids| Text { ids, pooling, padding }).collect();
+                let texts: Vec<_> =
+                    batch.iter().map(|ids| self.backend.text(ids, pooling, padding)).collect();
                 for pooled in self.backend.embed(&texts)? {
                     each(finish(pooled, None, true)?);
                 }

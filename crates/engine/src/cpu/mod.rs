@@ -12,7 +12,7 @@ mod weights;
 mod workspace;
 
 use std::ops::{ControlFlow, Range};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use danaus_kernels::gemm::Precision;
@@ -66,7 +66,7 @@ pub struct CpuBackend {
     weights: EncoderWeights,
     filters: FilterBank,
     /// What fast padding needs, once it is prepared.
-    far_fields: OnceLock<Arc<FarFields>>,
+    far_fields: RwLock<Option<Arc<FarFields>>>,
     /// The buffers of a pass: there is one at a time.
     workspace: Mutex<Workspace>,
 }
@@ -161,7 +161,7 @@ impl CpuBackend {
             profile: options.profile.clone(),
             weights,
             filters,
-            far_fields: OnceLock::new(),
+            far_fields: RwLock::default(),
             workspace: Mutex::default(),
             compute,
         })
@@ -176,7 +176,7 @@ impl CpuBackend {
         ids: &[u32],
         observer: &mut (dyn Observer + Send),
     ) -> Result<Vec<f32>, EngineError> {
-        self.check(&[Text { ids, pooling: Pooling::Mean, padding: Padding::None }])?;
+        self.check([ids])?;
         let pass = Pass::new([(ids, Window::alone(ids.len()))], self.config.pad_token_id);
         Ok(self.with_workspace(|workspace| {
             self.forward(&pass, workspace, &mut Watch { observer, record: &mut Record::default() });
@@ -199,33 +199,18 @@ impl CpuBackend {
         })
     }
 
-    /// What the encoder computes for a text.
-    pub(crate) fn window(&self, text: &Text<'_>) -> Window {
-        let exact = Window::alone(self.config.max_tokens());
-        match text.padding {
-            Padding::None => Window::alone(text.ids.len()),
-            Padding::MaxLength => exact,
-            Padding::Fast => {
-                let window = self
-                    .far_fields
-                    .get()
-                    .and_then(|fields| fields.window(text.ids.len(), equal_pairs(text.ids), text.pooling));
-                window.unwrap_or(exact)
-            }
-        }
-    }
-
-    pub(crate) fn check(&self, texts: &[Text<'_>]) -> Result<(), EngineError> {
+    /// Checks the token ids of each text of a batch.
+    pub(crate) fn check<'a>(&self, texts: impl IntoIterator<Item = &'a [u32]>) -> Result<(), EngineError> {
         let (max_tokens, vocabulary) = (self.max_tokens(), self.config.vocab_size);
-        for (index, text) in texts.iter().enumerate() {
-            let tokens = text.ids.len();
+        for (index, ids) in texts.into_iter().enumerate() {
+            let tokens = ids.len();
             if tokens == 0 {
                 return Err(EngineError::EmptyText { index });
             }
             if tokens > max_tokens {
                 return Err(EngineError::TextTooLong { index, tokens, max_tokens });
             }
-            if let Some(&id) = text.ids.iter().find(|&&id| id as usize >= vocabulary) {
+            if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
                 return Err(EngineError::UnknownToken { index, id, vocabulary });
             }
         }
@@ -265,7 +250,7 @@ impl CpuBackend {
     /// The vectors of one text in a window, by pooling, in the order of [`Pooling::ALL`]: as [`WindowEncoder::encode`] gives
     /// them, in one go.
     pub(crate) fn vectors(&self, ids: &[u32], window: Window) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.check(&[Text { ids, pooling: Pooling::Mean, padding: Padding::None }])?;
+        self.check([ids])?;
         let pass = Pass::new([(ids, window)], self.config.pad_token_id);
         Ok(self.with_workspace(|workspace| {
             self.forward(&pass, workspace, &mut Watch { observer: &mut (), record: &mut Record::default() });
@@ -286,7 +271,7 @@ impl CpuBackend {
 
     /// Texts in one pass.
     fn pass(&self, texts: &[Text<'_>]) -> Pass {
-        Pass::new(texts.iter().map(|text| (text.ids, self.window(text))), self.config.pad_token_id)
+        Pass::new(texts.iter().map(|text| (text.ids, text.window.clone())), self.config.pad_token_id)
     }
 
     /// The pooled vectors of a pass over `texts`, whose hidden states are in the workspace.
@@ -309,13 +294,13 @@ impl CpuBackend {
         texts: &[Text<'_>],
         mut embed_pass: impl FnMut(&[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError>,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.check(texts)?;
+        self.check(texts.iter().map(|text| text.ids))?;
         let mut embeddings = Vec::with_capacity(texts.len());
         let mut rest = texts;
         while !rest.is_empty() {
             let mut tokens = 0;
             let fits = rest.iter().take_while(|text| {
-                tokens += self.rows(text);
+                tokens += text.window.cost();
                 tokens <= PASS_TOKENS
             });
             let (pass, others) = rest.split_at(fits.count().max(1));
@@ -345,21 +330,29 @@ impl Backend for CpuBackend {
         self.config.max_tokens()
     }
 
-    fn rows(&self, text: &Text<'_>) -> usize {
-        self.window(text).cost()
+    fn window(&self, ids: &[u32], pooling: Pooling, padding: Padding) -> Window {
+        let exact = Window::exact(self.config.max_tokens());
+        match padding {
+            Padding::None => Window::alone(ids.len()),
+            Padding::MaxLength => exact,
+            Padding::Fast => {
+                let fields = self.far_fields();
+                let window = fields.and_then(|fields| fields.window(ids.len(), equal_pairs(ids), pooling));
+                window.unwrap_or(exact)
+            }
+        }
     }
 
     fn windows(&self) -> &dyn WindowEncoder {
         self
     }
 
-    fn far_fields(&self) -> Option<&Arc<FarFields>> {
-        self.far_fields.get()
+    fn far_fields(&self) -> Option<Arc<FarFields>> {
+        self.far_fields.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set_far_fields(&self, far_fields: Arc<FarFields>) {
-        // Who comes second brings the same ones.
-        let _ = self.far_fields.set(far_fields);
+        *self.far_fields.write().unwrap_or_else(PoisonError::into_inner) = Some(far_fields);
     }
 
     fn embed(&self, texts: &[Text<'_>]) -> Result<Vec<Vec<f32>>, EngineError> {
@@ -402,7 +395,7 @@ impl WindowEncoder for CpuBackend {
     }
 
     fn encode(&self, ids: &[u32], window: Window, record: &mut Record) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.check(&[Text { ids, pooling: Pooling::Mean, padding: Padding::None }])?;
+        self.check([ids])?;
         let pass = Pass::new([(ids, window)], self.config.pad_token_id);
         // Waiting passes get their turn only from who gives it up for a moment.
         let mut between = || {

@@ -15,9 +15,9 @@ mod values;
 
 use std::sync::Arc;
 
-use crate::EngineError;
 #[cfg(doc)]
 use crate::Pooling;
+use crate::{EngineError, Padding};
 
 pub use far_field::{FarField, Recording, Shape};
 pub use plan::{Bin, FarFields, equal_pairs};
@@ -32,6 +32,8 @@ pub use store::{Store, StoreError};
 /// What an encoder computes of a padded text: its first `rows` rows, with the far field of what follows.
 #[derive(Debug, Clone, Default)]
 pub struct Window {
+    /// How the text is padded: [`Padding::MaxLength`] where it is computed exactly, also if fast padding was asked for.
+    pub padding: Padding,
     /// Tokens and padding that are computed, at least the text's tokens.
     pub rows: usize,
     /// What the padding behind them adds; `None` for nothing.
@@ -43,7 +45,12 @@ pub struct Window {
 impl Window {
     /// The first `rows` rows, as if nothing followed.
     pub fn alone(rows: usize) -> Self {
-        Self { rows, far_field: None, sketch: None }
+        Self { rows, ..Self::default() }
+    }
+
+    /// All of a text that is padded to the model's length.
+    pub fn exact(max_tokens: usize) -> Self {
+        Self { padding: Padding::MaxLength, ..Self::alone(max_tokens) }
     }
 
     /// Rows that are computed, a sketch's included.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{FarField, SegmentTaps, Sketch, Window};
-use crate::Pooling;
+use crate::{Padding, Pooling};
 
 /// A range of lengths, the window that its texts are computed in, and how far that moves their vectors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,7 +112,8 @@ impl FarFields {
 
 impl Fields {
     pub fn window(&self, rows: usize) -> Window {
-        Window { rows, far_field: Some(Arc::clone(&self.far_field)), sketch: self.sketch.clone() }
+        let (far_field, sketch) = (Some(Arc::clone(&self.far_field)), self.sketch.clone());
+        Window { padding: Padding::Fast, rows, far_field, sketch }
     }
 
     /// Memory of its own, in bytes.

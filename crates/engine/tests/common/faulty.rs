@@ -95,7 +95,7 @@ impl Faulty {
     }
 
     fn vector(&self, text: &PaddedText<'_>) -> Vec<f32> {
-        let window = Window { rows: text.rows, far_field: text.far_field.clone(), sketch: None };
+        let window = Window { far_field: text.far_field.clone(), ..Window::alone(text.rows) };
         let mut vectors = self.cpu.windows().encode(text.ids, window, &mut Record::default()).unwrap();
         match text.pooled {
             Pooled::Mean => vectors.swap_remove(Pooling::Mean as usize),

@@ -8,7 +8,7 @@ pub mod faulty;
 use std::path::PathBuf;
 
 use danaus_engine::padding::{FarFields, Probes, Progress, Store, prepare};
-use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Padding, Pooling, Text, finish};
+use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Padding, Pooling, finish};
 use danaus_model::{LoadedModel, ModelConfig, Tokenizer, load_checkpoint, read_config, synthetic};
 use danaus_simd::Isa;
 use serde::Deserialize;
@@ -104,7 +104,7 @@ pub fn backends(model: &LoadedModel) -> Vec<CpuBackend> {
 }
 
 pub fn embed(backend: &dyn Backend, ids: &[u32], pooling: Pooling, padding: Padding) -> Vec<f32> {
-    let pooled = backend.embed(&[Text { ids, pooling, padding }]).unwrap().remove(0);
+    let pooled = backend.embed(&[backend.text(ids, pooling, padding)]).unwrap().remove(0);
     finish(pooled, None, true).unwrap()
 }
 

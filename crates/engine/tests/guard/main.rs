@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use common::faulty::{Control, Fault, Faulty};
 use common::{bits, golden_ids, prepared, small_config};
 use danaus_engine::gpu::{Distrust, GuardOptions, GuardedBackend};
-use danaus_engine::padding::{distance, equal_pairs};
+use danaus_engine::padding::{Window, distance, equal_pairs};
 use danaus_engine::{
     Backend, BackendOptions, CpuBackend, Dtype, EngineError, Padding, Pooling, Rechecks, Text,
 };
@@ -50,7 +50,7 @@ fn guarded(options: &GuardOptions) -> (GuardedBackend, Control) {
 }
 
 fn text(ids: &[u32]) -> Text<'_> {
-    Text { ids, pooling: Pooling::Mean, padding: Padding::None }
+    Text { ids, pooling: Pooling::Mean, window: Window::alone(ids.len()) }
 }
 
 /// A text's bits.
@@ -71,9 +71,9 @@ impl Alone {
 
     #[track_caller]
     fn assert_from(&self, gpu: bool, text: Text<'_>, got: &[u32]) {
-        let [expected, other] =
-            if gpu { [&self.gpu, &self.cpu] } else { [&self.cpu, &self.gpu] }.map(|one| embed(one, text));
+        let [expected, other] = if gpu { [&self.gpu, &self.cpu] } else { [&self.cpu, &self.gpu] }
+            .map(|one| embed(one, text.clone()));
         assert_ne!(expected, other, "both give the same bits");
-        assert_eq!(got, expected, "{} tokens, {}, {}", text.ids.len(), text.pooling, text.padding);
+        assert_eq!(got, expected, "{} tokens, {}, {}", text.ids.len(), text.pooling, text.window.padding);
     }
 }

@@ -13,12 +13,12 @@ fn short_texts_are_the_cpus_and_the_others_the_gpus_in_any_batch() {
         for (pooling, padding) in
             poolings.iter().flat_map(|&pooling| [Padding::None, Padding::MaxLength].map(|p| (pooling, p)))
         {
-            let text = Text { ids, pooling, padding };
-            let got = embed(&backend, text);
+            let text = backend.text(ids, pooling, padding);
+            let got = embed(&backend, text.clone());
             let rows = if padding == Padding::MaxLength { 300 } else { ids.len() };
             let asked = if rows >= CROSSOVER { vec![vec![(ids.len(), rows)]] } else { Vec::new() };
             assert_eq!(control.batches(), asked);
-            alone.assert_from(rows >= CROSSOVER, text, &got);
+            alone.assert_from(rows >= CROSSOVER, text.clone(), &got);
             batch.push(text);
             expected.push(got);
         }
@@ -40,9 +40,9 @@ fn the_models_own_pooling_is_finished_by_the_cpu() {
         let cpu = || CpuBackend::new(&model, &BackendOptions { dtype: Dtype::F32, ..Default::default() });
         let backend = GuardedBackend::new(cpu().unwrap(), gpu, &options()).unwrap();
         let ids = golden_ids(80);
-        let text = Text { ids: &ids, pooling: Pooling::Model, padding: Padding::None };
+        let text = backend.text(&ids, Pooling::Model, Padding::None);
         control.batches();
-        assert_eq!(embed(&backend, text), embed(&cpu().unwrap(), text));
+        assert_eq!(embed(&backend, text.clone()), embed(&cpu().unwrap(), text));
         assert_eq!(control.batches(), [[(80, 80)]]);
     }
 }
@@ -52,10 +52,11 @@ fn fast_padding_is_the_gpus_where_no_sketch_is_needed() {
     let (backend, control) = guarded(&options());
     assert_eq!(backend.windows().dtype(), "f32", "it is prepared on the CPU");
     let unprepared = golden_ids(20);
-    fn fast(ids: &[u32]) -> Text<'_> {
-        Text { ids, pooling: Pooling::Mean, padding: Padding::Fast }
+    fn fast<'a>(backend: &GuardedBackend, ids: &'a [u32]) -> Text<'a> {
+        backend.text(ids, Pooling::Mean, Padding::Fast)
     }
-    Alone::new().assert_from(true, fast(&unprepared), &embed(&backend, fast(&unprepared)));
+    let text = fast(&backend, &unprepared);
+    Alone::new().assert_from(true, text.clone(), &embed(&backend, text));
     let far_fields = Arc::new(prepared(&backend, 2e-6, &mut |_| ()));
     let alone = Alone::new();
     let backends: [&dyn Backend; 3] = [&backend, &alone.cpu, &alone.gpu];
@@ -76,9 +77,10 @@ fn fast_padding_is_the_gpus_where_no_sketch_is_needed() {
             &mut exact
         };
         *count += 1;
-        let got = embed(&backend, fast(&ids));
+        let text = fast(&backend, &ids);
+        let got = embed(&backend, text.clone());
         assert_eq!(control.batches(), if gpu { vec![vec![(tokens, rows)]] } else { Vec::new() });
-        alone.assert_from(gpu, fast(&ids), &got);
+        alone.assert_from(gpu, text, &got);
     }
     assert!(sketched > 0 && exact > 0, "{sketched} sketched, {with_far_field} with far field, {exact} exact");
 }
@@ -93,10 +95,10 @@ fn far_fields_are_handed_on() {
     backends.iter().for_each(|backend| backend.set_far_fields(Arc::clone(&far_fields)));
     control.batches();
     let ids = golden_ids(40);
-    let text = Text { ids: &ids, pooling: Pooling::Mean, padding: Padding::Fast };
-    let rows = backend.rows(&text);
+    let text = backend.text(&ids, Pooling::Mean, Padding::Fast);
+    let rows = text.window.cost();
     assert!((40..300).contains(&rows), "{rows}");
-    alone.assert_from(true, text, &embed(&backend, text));
+    alone.assert_from(true, text.clone(), &embed(&backend, text));
     assert_eq!(control.batches(), [[(40, rows)]]);
 }
 

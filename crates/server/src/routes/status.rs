@@ -86,7 +86,7 @@ pub(super) async fn info(State(state): State<AppState>, Model(ready): Model) -> 
         accelerator: accelerator(backend),
         pooling: config.pooling.to_string(),
         padding: ready.padding().to_string(),
-        fast_padding: backend.far_fields().map(|fields| fast_padding(fields)),
+        fast_padding: backend.far_fields().map(|fields| fast_padding(&fields)),
         auto_truncate: config.auto_truncate,
         limits: Limits {
             max_body_bytes: config.max_body_bytes,

@@ -71,7 +71,7 @@ impl Flights {
 
     /// What would become of a request of these texts.
     pub(super) fn estimate(&self, now: Duration, texts: &[Arc<QueuedText>]) -> Estimate {
-        let costs: Vec<usize> = self.new_texts(texts).iter().map(|text| text.cost).collect();
+        let costs: Vec<usize> = self.new_texts(texts).iter().map(|text| text.cost()).collect();
         self.scheduler.estimate(now, &costs)
     }
 
@@ -83,7 +83,7 @@ impl Flights {
         texts: &[Arc<QueuedText>],
     ) -> Result<Vec<oneshot::Receiver<Outcome>>, Refusal> {
         let new = self.new_texts(texts);
-        let entries = new.iter().map(|text| Entry { cost: text.cost, payload: Arc::clone(text) }).collect();
+        let entries = new.iter().map(|text| Entry { cost: text.cost(), payload: Arc::clone(text) }).collect();
         let tickets = self.scheduler.admit(now, entries)?;
         for (text, ticket) in new.into_iter().zip(tickets) {
             self.by_key.insert(text.key, Flight { text, ticket: Some(ticket), waiters: Vec::new() });

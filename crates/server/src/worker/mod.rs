@@ -7,6 +7,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use danaus_engine::padding::Window;
 use danaus_engine::{Backend, Padding, Pooling, Text};
 use tokio::sync::oneshot;
 
@@ -24,19 +25,18 @@ pub(crate) use thread::panic_message;
 pub(crate) struct QueuedText {
     ids: Vec<u32>,
     pooling: Pooling,
-    padding: Padding,
-    /// Tokens that the model computes for it, padding included.
-    cost: usize,
+    /// What the model computes for it, decided once.
+    window: Window,
     key: VectorKey,
 }
 
 impl QueuedText {
     /// A text as `backend` will compute it.
     pub(crate) fn new(backend: &dyn Backend, ids: Vec<u32>, pooling: Pooling, padding: Padding) -> Self {
-        let text = Text { ids: &ids, pooling, padding };
-        let cost = backend.rows(&text);
-        let key = VectorKey::new(&text, cost, backend.demoted().is_some());
-        Self { ids, pooling, padding, cost, key }
+        let text = backend.text(&ids, pooling, padding);
+        let key = VectorKey::new(&text, backend.demoted().is_some());
+        let window = text.window;
+        Self { ids, pooling, window, key }
     }
 
     /// Tokens of the text itself.
@@ -44,8 +44,18 @@ impl QueuedText {
         self.ids.len()
     }
 
+    /// How it is padded: what is computed, not what was asked for.
+    pub(crate) fn padding(&self) -> Padding {
+        self.window.padding
+    }
+
+    /// Tokens that the model computes for it, padding included.
+    pub(crate) fn cost(&self) -> usize {
+        self.window.cost()
+    }
+
     fn text(&self) -> Text<'_> {
-        Text { ids: &self.ids, pooling: self.pooling, padding: self.padding }
+        Text { ids: &self.ids, pooling: self.pooling, window: self.window.clone() }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::StatusCode;
 use danaus_engine::gpu::{GuardOptions, GuardedBackend};
-use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Padding, Pooling, Text};
+use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Padding, Pooling};
 use danaus_server::{ServerConfig, app};
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ fn gpu_vector(text: &str) -> Vec<f32> {
     let options = BackendOptions { dtype: Dtype::Bf16, threads: Some(1), ..BackendOptions::default() };
     let gpu = CpuBackend::new(&small_model(), &options).unwrap();
     let ids = ids(text);
-    let text = Text { ids: &ids, pooling: Pooling::Mean, padding: Padding::None };
+    let text = gpu.text(&ids, Pooling::Mean, Padding::None);
     danaus_engine::finish(gpu.embed(&[text]).unwrap().remove(0), None, true).unwrap()
 }
 

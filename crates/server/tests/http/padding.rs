@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use danaus_engine::padding::{FarFields, Probes, prepare};
-use danaus_engine::{Backend, Padding, Pooling, Text, finish};
+use danaus_engine::{Backend, Padding, Pooling, finish};
 use danaus_server::{ServerConfig, Service, app};
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ fn padded(backend: &Arc<dyn Backend>, padding: Padding) -> Service {
 /// What the engine itself says about the text.
 fn engines(backend: &Arc<dyn Backend>, pooling: Pooling, padding: Padding) -> Vec<f32> {
     let ids = ids(TEXT);
-    let pooled = backend.embed(&[Text { ids: &ids, pooling, padding }]).expect("a valid text").remove(0);
+    let pooled = backend.embed(&[backend.text(&ids, pooling, padding)]).expect("a valid text").remove(0);
     finish(pooled, None, true).expect("a finite vector")
 }
 

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Request, StatusCode};
-use danaus_engine::padding::{FarFields, WindowEncoder};
+use danaus_engine::padding::{FarFields, Window, WindowEncoder};
 use danaus_engine::{
     Backend, BackendInfo, BackendOptions, Device, Dtype, EngineError, Padding, Pooling, Text, finish,
     load_backend,
@@ -87,10 +87,8 @@ pub fn ready_app_with(config: ServerConfig) -> Router {
 pub fn expected_vector(text: &str, pooling: Pooling, dimensions: Option<usize>, normalize: bool) -> Vec<f32> {
     let mut ids = tokenizer().encode(text).expect("a text").ids;
     danaus_model::truncate(&mut ids, MAX_TOKENS);
-    let pooled = backend()
-        .embed(&[Text { ids: &ids, pooling, padding: Padding::None }])
-        .expect("a valid text")
-        .remove(0);
+    let pooled =
+        backend().embed(&[backend().text(&ids, pooling, Padding::None)]).expect("a valid text").remove(0);
     finish(pooled, dimensions, normalize).expect("a finite vector")
 }
 
@@ -272,15 +270,15 @@ impl Backend for Gate {
         self.inner.max_tokens()
     }
 
-    fn rows(&self, text: &Text<'_>) -> usize {
-        self.inner.rows(text)
+    fn window(&self, ids: &[u32], pooling: Pooling, padding: Padding) -> Window {
+        self.inner.window(ids, pooling, padding)
     }
 
     fn windows(&self) -> &dyn WindowEncoder {
         self.inner.windows()
     }
 
-    fn far_fields(&self) -> Option<&Arc<FarFields>> {
+    fn far_fields(&self) -> Option<Arc<FarFields>> {
         self.inner.far_fields()
     }
 

@@ -13,7 +13,7 @@ use super::Distrust;
 use super::self_test::ids;
 use super::supervised::{Supervised, Turns};
 use crate::gpu::{PaddedText, Pooled};
-use crate::{Backend, CpuBackend, Padding, Pooling, Text};
+use crate::{Backend, CpuBackend, Padding, Pooling};
 
 /// Lengths that are measured, until the GPU is faster at two of them in a row.
 const LENGTHS: [usize; 7] = [16, 32, 64, 128, 256, 512, 1024];
@@ -103,9 +103,9 @@ pub(in crate::gpu) fn measure_length(
     tokens: usize,
 ) -> Result<Measured, Distrust> {
     let ids = ids(tokens, cpu.config().vocab_size);
-    let text = Text { ids: &ids, pooling: Pooling::Mean, padding: Padding::None };
+    let text = [cpu.text(&ids, Pooling::Mean, Padding::None)];
     let padded = PaddedText { ids: &ids, rows: tokens, far_field: None, pooled: Pooled::Mean };
-    let cpu_ms = median(|| cpu.embed(&[text]).map(drop).map_err(Distrust::Cpu))?;
+    let cpu_ms = median(|| cpu.embed(&text).map(drop).map_err(Distrust::Cpu))?;
     let on_gpu = || gpu.embed(std::slice::from_ref(&padded), &mut Turns(None));
     let gpu_ms = median(|| on_gpu().map(drop).map_err(|error| Distrust::Device(error.to_string())))?;
     Ok(Measured { tokens, cpu_ms, gpu_ms })

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use super::{Accelerator, Description, DeviceError, PaddedText};
 use crate::padding::{FarFields, Window, WindowEncoder};
 use crate::{
-    AcceleratorInfo, Backend, BackendInfo, BackendOptions, CpuBackend, EngineError, Padding, Rechecks, Text,
+    AcceleratorInfo, Backend, BackendInfo, BackendOptions, CpuBackend, EngineError, Padding, Pooling,
+    Rechecks, Text,
 };
 pub use crossover::{Crossover, Measured};
 pub(super) use crossover::{measure, measure_length};
@@ -129,18 +130,10 @@ impl GuardedBackend {
         self.crossover > self.cpu.max_tokens()
     }
 
-    /// What is computed of a text: that of the CPU, or all of it where that would need a sketch and the GPU is faster at all of it.
-    fn window(&self, text: &Text<'_>) -> Window {
-        let window = self.cpu.window(text);
-        let exact =
-            window.sketch.is_some() && self.gpu.is_faster_than_sketches() && self.trust.demoted().is_none();
-        if exact { Window::alone(self.cpu.max_tokens()) } else { window }
-    }
-
     /// A text as the GPU takes it; `None` where it is the CPU's.
     fn placed<'a>(&self, text: &Text<'a>) -> Option<PaddedText<'a>> {
-        let Window { rows, far_field, sketch } = self.window(text);
-        let rows = rows.max(text.ids.len());
+        let Window { rows, far_field, sketch, .. } = &text.window;
+        let (rows, far_field) = ((*rows).max(text.ids.len()), far_field.clone());
         if sketch.is_some() || rows < self.crossover {
             return None;
         }
@@ -148,14 +141,14 @@ impl GuardedBackend {
     }
 
     fn embed_with(&self, texts: &[Text<'_>], mut turns: Turns<'_>) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.cpu.check(texts)?;
+        self.cpu.check(texts.iter().map(|text| text.ids))?;
         let mut vectors = vec![None; texts.len()];
         self.embed_on_gpu(texts, &mut vectors, &mut turns)?;
         let missing: Vec<_> = texts
             .iter()
             .zip(&vectors)
             .filter(|(_, vector)| vector.is_none())
-            .map(|(text, _)| *text)
+            .map(|(text, _)| text.clone())
             .collect();
         let computed = if missing.is_empty() { Vec::new() } else { turns.embed(&self.cpu, &missing)? };
         let places = vectors.iter_mut().filter(|vector| vector.is_none());
@@ -245,9 +238,6 @@ impl GuardedBackend {
         if !drawn && !broken {
             return Ok(vector);
         }
-        // Where the GPU computes all of the padding, the CPU does, too.
-        let whole = padded.rows == self.cpu.max_tokens();
-        let text = &if whole { Text { padding: Padding::MaxLength, ..*text } } else { *text };
         let start = Instant::now();
         let expected =
             turns.embed(&self.cpu, std::slice::from_ref(text)).map_err(Trouble::Request)?.remove(0);
@@ -324,8 +314,12 @@ impl Backend for GuardedBackend {
         self.cpu.max_tokens()
     }
 
-    fn rows(&self, text: &Text<'_>) -> usize {
-        self.window(text).cost()
+    /// That of the CPU, or all of the text where that would need a sketch and the GPU is faster at all of it.
+    fn window(&self, ids: &[u32], pooling: Pooling, padding: Padding) -> Window {
+        let window = self.cpu.window(ids, pooling, padding);
+        let exact =
+            window.sketch.is_some() && self.gpu.is_faster_than_sketches() && self.trust.demoted().is_none();
+        if exact { Window::exact(self.cpu.max_tokens()) } else { window }
     }
 
     fn batch_tokens(&self) -> usize {
@@ -336,7 +330,7 @@ impl Backend for GuardedBackend {
         self.cpu.windows()
     }
 
-    fn far_fields(&self) -> Option<&Arc<FarFields>> {
+    fn far_fields(&self) -> Option<Arc<FarFields>> {
         self.cpu.far_fields()
     }
 

@@ -90,7 +90,7 @@ pub(in crate::gpu) fn self_test(
         }
         let started = Instant::now();
         let ids = ids(probe.tokens, cpu.config().vocab_size);
-        let window = Window { rows: probe.rows, far_field: probe.far_field.clone(), sketch: None };
+        let window = Window { far_field: probe.far_field.clone(), ..Window::alone(probe.rows) };
         let expected = cpu.vectors(&ids, window)?;
         let took = started.elapsed();
         spent += took;
