@@ -5,7 +5,7 @@
 //! short texts are kept as they are multiplied with; of longer ones, which would take gigabytes, the states are kept, and
 //! each pass makes the rest anew, chunk by chunk.
 
-mod segments;
+mod running_sums;
 mod states;
 
 use std::collections::BTreeMap;

@@ -35,7 +35,7 @@ impl CpuBackend {
         watch: &mut Watch<'_>,
     ) -> Running<'a> {
         workspace.prepare(pass.ids.len(), self.config.hidden_size, self.compute.threads());
-        let plan = self.filters.plan(&self.compute, filter_lengths(pass, watch.record));
+        let plan = self.filters.plan(&self.compute, filter_lengths(pass, watch.records));
         self.embed_tokens(pass, workspace);
         watch.observer.stage("embeddings", &workspace.hidden);
         Running { pass, plan, next_step: 0 }

@@ -6,11 +6,11 @@
 
 use danaus_kernels::gemm::{Activations, Epilogue, multiply};
 use danaus_kernels::{
-    ConvEpilogue, ConvScratch, LongFilter, Matrix, MatrixMut, add_far_field, short_conv, short_conv_gate,
+    ConvEpilogue, ConvScratch, LongFilter, Matrix, MatrixMut, add_interpolated, short_conv, short_conv_gate,
 };
 
 use super::filters::{Branch, FilterPlan, PassStates, Source, Workbench};
-use super::recording::{ChunkRecord, ChunkRecords};
+use super::recording::{ChunkRecord, chunk_records};
 use super::weights::{CHUNK, ChunkWeights};
 use super::workspace::{ChunkBuffers, Workspace};
 use super::{CpuBackend, Pass, Watch};
@@ -54,7 +54,7 @@ struct Chunk<'a> {
     /// The chunk's columns of the result.
     out: MatrixMut<'a>,
     probe: Option<ChunkProbe<'a>>,
-    record: ChunkRecord<'a>,
+    records: Vec<ChunkRecord<'a>>,
 }
 
 impl CpuBackend {
@@ -68,7 +68,7 @@ impl CpuBackend {
         watch: &mut Watch<'_>,
     ) {
         let width = self.config.hidden_size;
-        let Watch { observer, record } = watch;
+        let Watch { observer, records } = watch;
         let mut probe = observer.wants().then(|| Probe::new(pass.ids.len(), width));
         let states = plan.layer_states(&self.filters, &self.compute, layer, &mut workspace.states);
         let input = Matrix::new(&workspace.hidden, width);
@@ -77,13 +77,13 @@ impl CpuBackend {
         let outs = MatrixMut::new(&mut workspace.mixed, width).split_columns(CHUNK);
         let mut probes = probe.as_mut().map_or_else(Vec::new, |probe| probe.split(width)).into_iter();
         let chunks = self.weights.layers[layer].chunks.iter().zip(outs).enumerate();
-        let mut records = ChunkRecords::new(record, layer, width);
+        let mut records = chunk_records(records, layer, width).into_iter();
         let chunks = chunks.map(|(index, (weights, out))| Chunk {
             index,
             weights,
             out,
             probe: probes.next(),
-            record: records.next(),
+            records: records.next().unwrap_or_default(),
         });
         let workers = &workspace.workers;
         self.compute.for_each_item(chunks.collect(), |chunk, worker| {
@@ -99,7 +99,7 @@ impl CpuBackend {
 
 impl Mixing<'_> {
     fn chunk(&self, chunk: Chunk<'_>, buffers: &mut ChunkBuffers) {
-        let Chunk { index, weights, mut out, mut probe, mut record } = chunk;
+        let Chunk { index, weights, mut out, mut probe, mut records } = chunk;
         let (isa, texts) = (self.backend.compute.isa(), &self.pass.texts);
         let mut clock = self.backend.clock();
         let width = weights.channels.len();
@@ -116,15 +116,17 @@ impl Mixing<'_> {
                 target.copy_from(plain.view().columns(part * width, width));
             }
         }
-        record.departures(projected.view(), &weights.short_filter);
+        for record in &mut records {
+            record.departures(projected.view(), &weights.short_filter);
+        }
         short_conv_gate(isa, projected.reborrow(), texts, &weights.short_filter);
         self.steady_convolutions(projected, weights);
         clock.lap(Stage::ShortConvolution);
         for branch in [Branch::Mixer, Branch::Residual] {
             self.convolve(branch, (index, weights), buffers, out.reborrow(), probe.as_mut());
             self.convolve_sketches(branch, weights, &buffers.projected, out.reborrow());
-            if !record.is_empty() {
-                self.record(branch, (index, weights), buffers, &mut record);
+            if !records.is_empty() {
+                self.record(branch, (index, weights), buffers, &mut records);
             }
         }
     }
@@ -155,8 +157,10 @@ impl Mixing<'_> {
             let epilogue = gate.map_or(ConvEpilogue::Add, ConvEpilogue::Gate);
             filter.convolve(convolution, x, out.reborrow(), epilogue);
             clock.lap(Stage::LongConvolution);
-            if let Some(far) = self.far_field(text, branch, weights) {
-                add_far_field(self.backend.compute.isa(), out, far, gate);
+            if let Some(far_field) = &self.pass.far_fields[text] {
+                let far = Matrix::new(far_field.branch(self.layer, branch as usize), self.input.cols());
+                let far = far.columns(weights.channels.start, weights.channels.len());
+                add_interpolated(self.backend.compute.isa(), out, far_field.knots(), far, gate);
                 clock.lap(Stage::FarField);
             }
         }
@@ -194,18 +198,6 @@ impl Mixing<'_> {
             generator.filter(filters.form(length), states, chunk, bench);
             clock.lap(Stage::Filters);
         }
-    }
-
-    /// A chunk's columns of a text's far field, where it has one.
-    pub(super) fn far_field(
-        &self,
-        text: usize,
-        branch: Branch,
-        weights: &ChunkWeights,
-    ) -> Option<Matrix<'_, u16>> {
-        let far_field = self.pass.far_fields[text].as_ref()?;
-        let values = Matrix::new(far_field.branch(self.layer, branch as usize), self.input.cols());
-        Some(values.columns(weights.channels.start, weights.channels.len()))
     }
 }
 

@@ -19,9 +19,7 @@ use danaus_kernels::gemm::Precision;
 use danaus_kernels::{Compute, Texts};
 use danaus_model::{LoadedModel, ModelConfig};
 
-use crate::padding::{
-    FarField, FarFields, Record, SegmentTaps, Shape, Sketch, Window, WindowEncoder, equal_pairs,
-};
+use crate::padding::{FarField, FarFields, RunningSums, Sketch, Window, WindowEncoder, WindowRecord, equal_pairs};
 use crate::profile::{Clock, Profile, Stage};
 use crate::{Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Pooling, Text};
 use crate::{gpu, machine};
@@ -96,7 +94,7 @@ struct Sketched {
 pub(crate) struct Watch<'a> {
     observer: &'a mut (dyn Observer + Send),
     /// What is recorded of the pass's only text.
-    record: &'a mut Record,
+    records: &'a mut [WindowRecord],
 }
 
 impl Pass {
@@ -116,7 +114,7 @@ impl Pass {
             let start = pass.ids.len();
             sketched.rows = start..start + sketched.sketch.rows();
             pass.ids.resize(sketched.rows.end, pad);
-            pass.positions.extend(sketched.sketch.segments().samples());
+            pass.positions.extend(sketched.sketch.cells().positions());
         }
         pass
     }
@@ -179,7 +177,7 @@ impl CpuBackend {
         self.check([ids])?;
         let pass = Pass::new([(ids, Window::alone(ids.len()))], self.config.pad_token_id);
         Ok(self.with_workspace(|workspace| {
-            self.forward(&pass, workspace, &mut Watch { observer, record: &mut Record::default() });
+            self.forward(&pass, workspace, &mut Watch { observer, records: &mut [] });
             workspace.hidden().to_vec()
         }))
     }
@@ -222,16 +220,16 @@ impl CpuBackend {
     fn stepwise<R>(
         &self,
         pass: &Pass,
-        record: &mut Record,
+        records: &mut [WindowRecord],
         between: &mut dyn FnMut() -> ControlFlow<()>,
         result: impl FnOnce(&Workspace) -> R,
     ) -> Result<R, EngineError> {
-        if self.filters.make_states(&self.compute, filter_lengths(pass, record), between).is_break() {
+        if self.filters.make_states(&self.compute, filter_lengths(pass, records), between).is_break() {
             return Err(EngineError::Stopped);
         }
         let lock = || self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
         let mut workspace = std::mem::take(&mut *lock());
-        let mut watch = Watch { observer: &mut (), record };
+        let mut watch = Watch { observer: &mut (), records };
         let mut running = self.compute.enter(|| self.begin(pass, &mut workspace, &mut watch));
         loop {
             if between().is_break() {
@@ -253,7 +251,7 @@ impl CpuBackend {
         self.check([ids])?;
         let pass = Pass::new([(ids, window)], self.config.pad_token_id);
         Ok(self.with_workspace(|workspace| {
-            self.forward(&pass, workspace, &mut Watch { observer: &mut (), record: &mut Record::default() });
+            self.forward(&pass, workspace, &mut Watch { observer: &mut (), records: &mut [] });
             self.pool_all_ways(ids, workspace)
         }))
     }
@@ -312,8 +310,8 @@ impl CpuBackend {
 }
 
 /// Lengths of the texts, and of the windows that are recorded beside them, that a pass needs filters for.
-fn filter_lengths<'a>(pass: &'a Pass, record: &'a Record) -> impl Iterator<Item = usize> + 'a {
-    let windows = record.far_fields.iter().map(|recording| recording.shape().window);
+fn filter_lengths<'a>(pass: &'a Pass, records: &'a [WindowRecord]) -> impl Iterator<Item = usize> + 'a {
+    let windows = records.iter().map(WindowRecord::window);
     pass.texts.iter().map(|rows| rows.len()).chain(windows)
 }
 
@@ -359,7 +357,7 @@ impl Backend for CpuBackend {
         self.embed_passes(texts, |texts| {
             let pass = self.pass(texts);
             Ok(self.with_workspace(|workspace| {
-                let mut watch = Watch { observer: &mut (), record: &mut Record::default() };
+                let mut watch = Watch { observer: &mut (), records: &mut [] };
                 self.forward(&pass, workspace, &mut watch);
                 self.pooled(texts, &pass, workspace)
             }))
@@ -374,7 +372,7 @@ impl Backend for CpuBackend {
         self.embed_passes(texts, |texts| {
             let pass = self.pass(texts);
             let pooled = |workspace: &Workspace| self.pooled(texts, &pass, workspace);
-            self.stepwise(&pass, &mut Record::default(), between, pooled)
+            self.stepwise(&pass, &mut [], between, pooled)
         })
     }
 }
@@ -384,17 +382,15 @@ impl WindowEncoder for CpuBackend {
         self.info.dtype
     }
 
-    fn shape(&self, window: usize) -> Shape {
-        Shape { window, layers: self.weights.layers.len(), width: self.config.hidden_size }
+    fn shape(&self) -> (usize, usize) {
+        (self.weights.layers.len(), self.config.hidden_size)
     }
 
-    fn segment_taps(&self) -> SegmentTaps {
-        let max_tokens = self.max_tokens();
-        let values = self.compute.enter(|| self.filters.segment_taps(&self.compute, max_tokens));
-        SegmentTaps::new(max_tokens, self.config.hidden_size, &values)
+    fn running_sums(&self) -> RunningSums {
+        self.compute.enter(|| self.filters.running_sums(&self.compute, self.max_tokens()))
     }
 
-    fn encode(&self, ids: &[u32], window: Window, record: &mut Record) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn encode(&self, ids: &[u32], window: Window, records: &mut [WindowRecord]) -> Result<Vec<Vec<f32>>, EngineError> {
         self.check([ids])?;
         let pass = Pass::new([(ids, window)], self.config.pad_token_id);
         // Waiting passes get their turn only from who gives it up for a moment.
@@ -402,6 +398,6 @@ impl WindowEncoder for CpuBackend {
             std::thread::sleep(TURN);
             ControlFlow::Continue(())
         };
-        self.stepwise(&pass, record, &mut between, |workspace| self.pool_all_ways(ids, workspace))
+        self.stepwise(&pass, records, &mut between, |workspace| self.pool_all_ways(ids, workspace))
     }
 }

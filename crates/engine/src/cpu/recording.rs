@@ -1,75 +1,56 @@
-//! What a pass records, so that far fields and sketches can be made of it.
+//! What an exact pass records, so that far fields and sketches can be made of it.
 
-use danaus_kernels::{ConvEpilogue, Matrix, MatrixMut, ShortFilter, add_far_field, segment_means};
+use danaus_kernels::{ConvEpilogue, Knots, Matrix, MatrixMut, ShortFilter, cell_means};
 
 use super::filters::{Branch, Source, Workbench};
 use super::mixer::Mixing;
 use super::weights::{CHUNK, ChunkWeights};
 use super::workspace::ChunkBuffers;
-use crate::padding::{Record, Recording, Sampled, Segments};
+use crate::padding::{Cells, Place, WindowRecord};
 
-/// A chunk's columns of a layer's [`Record`].
+/// A chunk's columns of a layer's part of a [`WindowRecord`].
 pub(super) struct ChunkRecord<'a> {
-    /// Of each far field, by branch `[m, n]`.
-    far_fields: Vec<[MatrixMut<'a>; 2]>,
-    samples: Vec<ChunkSamples<'a>>,
+    knots: Knots,
+    far: MatrixMut<'a>,
+    means: MatrixMut<'a>,
+    cells: Vec<(&'a Cells, MatrixMut<'a>)>,
 }
 
-/// A chunk's columns of a layer's samples.
-struct ChunkSamples<'a> {
-    segments: Segments,
-    /// By place, `[N, n]`.
-    places: Vec<MatrixMut<'a>>,
-}
-
-/// The chunks of a layer's record, in order.
-pub(super) struct ChunkRecords<'a> {
-    far_fields: Vec<[std::vec::IntoIter<MatrixMut<'a>>; 2]>,
-    samples: Vec<(Segments, Vec<std::vec::IntoIter<MatrixMut<'a>>>)>,
-}
-
-impl<'a> ChunkRecords<'a> {
-    /// A layer's part of `record`; `width` is H.
-    pub fn new(record: &'a mut Record, layer: usize, width: usize) -> Self {
-        let split = |values| MatrixMut::new(values, width).split_columns(CHUNK).into_iter();
-        let far_fields = record.far_fields.iter_mut();
-        let far_fields = far_fields.map(|recording| Recording::layer_mut(recording, layer).map(split));
-        let samples = record
-            .samples
-            .iter_mut()
-            .map(|samples| (samples.segments(), samples.layer_mut(layer).map(split).collect()));
-        Self { far_fields: far_fields.collect(), samples: samples.collect() }
+/// Each chunk's columns of a layer's part of what is recorded: by chunk, and by window.
+pub(super) fn chunk_records<'a>(
+    records: &'a mut [WindowRecord],
+    layer: usize,
+    width: usize,
+) -> Vec<Vec<ChunkRecord<'a>>> {
+    let mut chunks: Vec<Vec<ChunkRecord<'_>>> = Vec::new();
+    chunks.resize_with(width.div_ceil(CHUNK), Vec::new);
+    let split = |values: &'a mut [f32]| MatrixMut::new(values, width).split_columns(CHUNK).into_iter();
+    for WindowRecord { knots, far, means, cells } in records {
+        let far = split(far.layer_mut(layer)).zip(split(means.layer_mut(layer)));
+        for (chunk, (far, means)) in chunks.iter_mut().zip(far) {
+            chunk.push(ChunkRecord { knots: *knots, far, means, cells: Vec::new() });
+        }
+        for (cells, samples) in cells {
+            for (chunk, samples) in chunks.iter_mut().zip(split(samples.layer_mut(layer))) {
+                chunk.last_mut().expect("the record of this window").cells.push((&*cells, samples));
+            }
+        }
     }
-
-    /// The next chunk's.
-    pub fn next(&mut self) -> ChunkRecord<'a> {
-        let far_fields = self
-            .far_fields
-            .iter_mut()
-            .filter_map(|[mixer, residual]| Some([mixer.next()?, residual.next()?]));
-        let samples = self.samples.iter_mut().map(|(segments, places)| ChunkSamples {
-            segments: *segments,
-            places: places.iter_mut().filter_map(Iterator::next).collect(),
-        });
-        ChunkRecord { far_fields: far_fields.collect(), samples: samples.collect() }
-    }
+    chunks
 }
 
 impl ChunkRecord<'_> {
-    pub fn is_empty(&self) -> bool {
-        self.far_fields.is_empty() && self.samples.is_empty()
-    }
-
     /// Records how far the short convolution of each sample departs from a steady one. `projected` `[tokens, 3n]` is its input.
     pub fn departures(&mut self, projected: Matrix<'_>, filter: &ShortFilter) {
         let mut departures = vec![0.0; projected.cols()];
-        for ChunkSamples { segments, places } in &mut self.samples {
-            for (segment, sample) in (segments.inside()..).zip(segments.samples()) {
+        for (cells, samples) in &mut self.cells {
+            for (sample, position) in cells.positions().enumerate() {
                 let [before, previous, current] =
-                    [2, 1, 0].map(|back| projected.row(sample.saturating_sub(back)));
+                    [2, 1, 0].map(|back| projected.row(position.saturating_sub(back)));
                 filter.departure(before, previous, current, &mut departures);
                 for (part, departures) in departures.chunks_exact(projected.cols() / 3).enumerate() {
-                    places[Sampled::Departures.place(part)].row_mut(segment).copy_from_slice(departures);
+                    let rows = Place::Departures(part).rows(cells.rows());
+                    samples.row_mut(rows.start + sample).copy_from_slice(departures);
                 }
             }
         }
@@ -83,9 +64,9 @@ impl Mixing<'_> {
         branch: Branch,
         (index, weights): (usize, &ChunkWeights),
         buffers: &mut ChunkBuffers,
-        record: &mut ChunkRecord<'_>,
+        records: &mut [ChunkRecord<'_>],
     ) {
-        let (isa, width) = (self.backend.compute.isa(), weights.channels.len());
+        let (isa, width, number) = (self.backend.compute.isa(), weights.channels.len(), branch as usize);
         let ChunkBuffers { projected, convolution, taps, filter } = buffers;
         let (x, _) = self.operands(branch, weights, projected);
         let x = x.slice(self.pass.texts.range(0));
@@ -98,30 +79,30 @@ impl Mixing<'_> {
             filter.convolve(convolution, x.slice(0..rows), to, ConvEpilogue::Store);
             out
         };
-        let mut whole = convolve(&self.plan.sources[0], x.rows());
-        if let Some(far) = self.far_field(0, branch, weights) {
-            add_far_field(isa, MatrixMut::new(&mut whole, width), far, None);
-        }
+        let whole = convolve(&self.plan.sources[0], x.rows());
         let whole = Matrix::new(&whole, width);
-        // What the tokens from each window's end on add to its convolution: the whole text's, less the window's alone.
-        for (far_field, source) in record.far_fields.iter_mut().zip(&self.plan.sources[1..]) {
-            let far_field = &mut far_field[branch as usize];
-            let window = convolve(source, far_field.rows());
-            for (row, window) in window.chunks_exact(width).enumerate() {
-                let values = whole.row(row).iter().zip(window).map(|(whole, window)| whole - window);
-                far_field.row_mut(row).iter_mut().zip(values).for_each(|(out, value)| *out = value);
+        for (record, source) in records.iter_mut().zip(&self.plan.sources[1..]) {
+            // What the positions from the window's end on add to its convolution: the whole sequence's, less the window's alone.
+            let window = (record.knots.last + 1) as usize;
+            let alone = convolve(source, window);
+            let alone = Matrix::new(&alone, width);
+            for knot in 0..record.knots.count() {
+                let position = record.knots.position(knot) as usize;
+                let values = whole.row(position).iter().zip(alone.row(position));
+                let far = record.far.row_mut(number * record.knots.count() + knot);
+                far.iter_mut().zip(values).for_each(|(far, (whole, alone))| *far = whole - alone);
             }
-        }
-        for ChunkSamples { segments, places } in &mut record.samples {
-            let (inside, size, edges) = (segments.inside(), segments.finer(), segments.edges());
-            let states = &mut places[Sampled::States.place(branch as usize)];
-            segment_means(isa, x, &edges, size, states.reborrow().slice(0..inside));
-            for (segment, sample) in (inside..).zip(segments.samples()) {
-                states.row_mut(segment).copy_from_slice(x.row(sample));
-            }
-            let results = &mut places[Sampled::Results.place(branch as usize)];
-            for (segment, sample) in (inside..).zip(segments.samples()) {
-                results.row_mut(segment).copy_from_slice(whole.row(sample));
+            let Some(cells) = record.cells.first().map(|(cells, _)| *cells) else { continue };
+            let inside = number * cells.inside()..(number + 1) * cells.inside();
+            cell_means(isa, x.slice(0..window), cells.step(), record.means.reborrow().slice(inside));
+            for (cells, samples) in &mut record.cells {
+                let [states, results] = [Place::States(number), Place::Results(number)];
+                for (sample, position) in cells.positions().enumerate() {
+                    for (place, from) in [(states, x), (results, whole)] {
+                        let row = place.rows(cells.rows()).start + sample;
+                        samples.row_mut(row).copy_from_slice(from.row(position));
+                    }
+                }
             }
         }
     }

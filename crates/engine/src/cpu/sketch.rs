@@ -1,24 +1,20 @@
-//! The rows of sketches: positions of the padding that stand for the segments around them.
+//! The rows of sketches: positions of the padding that stand for the cells around them.
 
-use danaus_kernels::{
-    Matrix, MatrixMut, add_far_field, add_segments, convolve_segments, segment_means, steady_conv_gate,
-};
+use danaus_kernels::{Knots, Matrix, MatrixMut, add_interpolated, cell_means, steady_conv_gate};
 
 use super::Sketched;
 use super::filters::Branch;
 use super::mixer::Mixing;
 use super::weights::ChunkWeights;
-use crate::padding::Way;
+use crate::padding::convolve;
 use crate::profile::Stage;
 
 impl Mixing<'_> {
     /// The short convolution of the sketches' rows, of which none follows another.
     pub(super) fn steady_convolutions(&self, mut projected: MatrixMut<'_>, weights: &ChunkWeights) {
-        let width = self.input.cols();
         for Sketched { sketch, rows, .. } in &self.pass.sketches {
-            let departures = sketch
-                .departures(self.layer)
-                .map(|part| Matrix::new(part, width).columns(weights.channels.start, weights.channels.len()));
+            let departures = sketch.departures(self.layer, weights.channels.clone());
+            let departures = departures.each_ref().map(|part| Matrix::new(part, weights.channels.len()));
             let rows = projected.reborrow().slice(rows.clone());
             steady_conv_gate(self.backend.compute.isa(), rows, departures, &weights.short_filter);
         }
@@ -53,40 +49,30 @@ impl Mixing<'_> {
         mut out: MatrixMut<'_>,
     ) {
         let isa = self.backend.compute.isa();
-        let (start, width) = (weights.channels.start, weights.channels.len());
-        let columns = |bits| Matrix::new(bits, self.input.cols()).columns(start, width);
-        let (segments, taps) = (sketch.segments(), sketch.taps());
-        let (inside, edges) = (segments.inside(), segments.edges());
+        let (channels, cells) = (weights.channels.clone(), sketch.cells());
+        let (width, inside) = (channels.len(), cells.inside());
         let window = self.pass.texts.range(*text);
-        let mut means = vec![0.0; inside * width];
-        segment_means(
-            isa,
-            x.slice(window.clone()),
-            &edges,
-            segments.finer(),
-            MatrixMut::new(&mut means, width),
-        );
-        let (means, samples) = (Matrix::new(&means, width), x.slice(rows.clone()));
-        let values = columns(taps.branch(self.layer, branch as usize));
-        let convolve = |sums: &mut [f32], states, way| {
-            convolve_segments(isa, MatrixMut::new(sums, width), values, states, taps.way(segments, way));
-        };
-        let mut sums = vec![0.0; inside * width];
-        convolve(&mut sums, samples, Way::In);
-        let far_gate = gate.map(|gate| gate.slice(window.clone()));
-        add_segments(isa, out.reborrow().slice(window), Matrix::new(&sums, width), &edges, far_gate);
+        let mut states = vec![0.0; (inside + rows.len()) * width];
+        let (means, samples) = states.split_at_mut(inside * width);
+        cell_means(isa, x.slice(window.clone()), cells.step(), MatrixMut::new(means, width));
+        for (state, row) in samples.chunks_exact_mut(width).zip(rows.clone()) {
+            state.copy_from_slice(x.row(row));
+        }
+        let sums = sketch.sums().branch(self.layer, branch as usize, channels.clone());
+        let [mut at_samples, at_knots] = convolve(isa, cells, sums, &states);
 
-        let mut sums = vec![0.0; rows.len() * width];
-        convolve(&mut sums, samples, Way::Behind);
-        convolve(&mut sums, means, Way::Out);
+        let window_gate = gate.map(|gate| gate.slice(window.clone()));
+        let at_knots = Matrix::new(&at_knots, width);
+        add_interpolated(isa, out.reborrow().slice(window), cells.knots(), at_knots, window_gate);
+
+        let results = sketch.results(self.layer, branch as usize, channels);
+        at_samples.iter_mut().zip(&results).for_each(|(sum, result)| *sum += result);
         let gate = gate.map(|gate| gate.slice(rows.clone()));
         let mut out = out.slice(rows.clone());
         if branch == Branch::Mixer {
             (0..out.rows()).for_each(|row| out.row_mut(row).fill(0.0));
         }
-        let rest = columns(sketch.results(self.layer, branch as usize));
-        add_far_field(isa, out.reborrow(), rest, gate);
-        let each: Vec<_> = (0..=rows.len()).collect();
-        add_segments(isa, out, Matrix::new(&sums, width), &each, gate);
+        let each = Knots { first: 0, step: 1, last: rows.len() as isize - 1 };
+        add_interpolated(isa, out, each, Matrix::new(&at_samples, width), gate);
     }
 }

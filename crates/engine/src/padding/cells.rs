@@ -15,6 +15,8 @@ const SMALLEST: usize = 2;
 pub struct Cells {
     window: usize,
     step: usize,
+    /// Most cells behind the window that were asked for.
+    most: usize,
     /// Where cells begin and end: those of the window, then those behind it.
     edges: Vec<isize>,
     /// The middle of each cell behind the window.
@@ -43,7 +45,7 @@ impl Cells {
             end += size;
             edges.push(end as isize);
         }
-        Self { window, step, edges, samples }
+        Self { window, step, most: rows, edges, samples }
     }
 
     /// Positions of the window.
@@ -64,6 +66,11 @@ impl Cells {
     /// Cells behind the window, each of which is a row of the pass.
     pub fn rows(&self) -> usize {
         self.samples.len()
+    }
+
+    /// Most cells behind the window that were asked for: what makes the same cells again.
+    pub(super) fn most(&self) -> usize {
+        self.most
     }
 
     /// Where all cells begin and end, in steps.

@@ -1,14 +1,23 @@
-//! Padding a text to the model's length, for little more than the text itself costs.
+//! Padding a text to the model's length, for little more than the text itself costs. `docs/padding.md` derives it and its error.
 //!
-//! The padding of different texts has nearly the same hidden states. So what the padding beyond a window contributes to the
-//! window's convolutions (its *far field*) is measured once, as the mean over probe texts of about the same length, and added
-//! to passes that compute the window alone. `docs/padding.md` derives it and its error.
+//! Terms, in the order in which they build on each other:
+//!
+//! - A *window* is what is computed of a padded text in full: the text, and padding up to the window's end.
+//! - A *recorded pass* is the exact pass of another text of about that length, padded to the model's length.
+//! - The *far field* of a window is what the padding behind it added to its convolutions in the recorded pass.
+//! - The padding behind a window is divided into *cells*, and one position of each, its *sample*, is computed beside the window. A
+//!   *sketch* is what that takes: how a sample's states differ from the recorded ones stands for how its whole cell's do.
+//! - *Running sums* of the filters say what a cell of any size does.
+//! - *Probes* are the texts that passes are recorded of and errors are measured with. The *plan* ([`FarFields`]) has a window with
+//!   its far field, sketch and measured errors for each range of lengths that it serves.
 
+mod cells;
 mod far_field;
 mod plan;
 mod prepare;
 mod probes;
-mod segments;
+mod record;
+mod running_sums;
 mod sketch;
 mod store;
 mod values;
@@ -19,14 +28,16 @@ use std::sync::Arc;
 use crate::Pooling;
 use crate::{EngineError, Padding};
 
-pub use far_field::{FarField, Recording, Shape};
+pub use cells::Cells;
+pub use far_field::FarField;
 pub use plan::{Bin, FarFields, equal_pairs};
-pub use prepare::{Progress, distance, prepare};
+pub use prepare::{Budget, Progress, distance, prepare};
 pub use probes::Probes;
-pub use segments::{SegmentTaps, Segments};
-pub(crate) use segments::{Span, Way};
-pub(crate) use sketch::Sampled;
-pub use sketch::{Samples, Sketch};
+pub use record::WindowRecord;
+pub(crate) use record::Place;
+pub use running_sums::RunningSums;
+pub use sketch::Sketch;
+pub(crate) use sketch::convolve;
 pub use store::{Store, StoreError};
 
 /// What an encoder computes of a padded text: its first `rows` rows, with the far field of what follows.
@@ -59,29 +70,26 @@ impl Window {
     }
 }
 
-/// What is recorded of a pass.
-#[derive(Debug, Default)]
-pub struct Record {
-    /// Each is filled with the far field of its own, smaller window, as the pass's text saw it.
-    pub far_fields: Vec<Recording>,
-    /// Each is filled with those of its own window, where the pass is of the model's full length.
-    pub samples: Vec<Samples>,
-}
-
 /// What preparing fast padding asks of a device.
 pub trait WindowEncoder: Send + Sync {
     /// The type of weights and activations in the matrix products of the passes it encodes with.
     fn dtype(&self) -> &'static str;
 
-    /// The sizes of the far field of a window.
-    fn shape(&self, window: usize) -> Shape;
+    /// Layers, and channels of the hidden states.
+    fn shape(&self) -> (usize, usize);
 
-    /// What segments of the model's length do to each other.
-    fn segment_taps(&self) -> SegmentTaps;
+    /// The running sums of the model's filters.
+    fn running_sums(&self) -> RunningSums;
 
-    /// Encodes one text in a window: its vectors by pooling, in the order of [`Pooling::ALL`], not normalised.
+    /// Encodes one text in a window: its vectors by pooling, in the order of [`Pooling::ALL`], not normalised. `record` can only be
+    /// filled by a pass of the model's full length.
     ///
     /// # Errors
     /// As [`Backend::embed`](crate::Backend::embed).
-    fn encode(&self, ids: &[u32], window: Window, record: &mut Record) -> Result<Vec<Vec<f32>>, EngineError>;
+    fn encode(
+        &self,
+        ids: &[u32],
+        window: Window,
+        record: &mut [WindowRecord],
+    ) -> Result<Vec<Vec<f32>>, EngineError>;
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FarField, SegmentTaps, Sketch, Window};
+use super::{FarField, RunningSums, Sketch, Window};
 use crate::{Padding, Pooling};
 
 /// A range of lengths, the window that its texts are computed in, and how far that moves their vectors.
@@ -17,29 +17,32 @@ pub struct Bin {
     pub longest: usize,
     /// Rows that are computed: the text, and padding up to there.
     pub window: usize,
-    /// Rows of padding beyond the window that are computed to stand for all of it; 0 where what it adds is the probes' mean.
+    /// Rows of padding beyond the window that are computed to stand for all of it; 0 where what it adds is the recorded passes' mean.
     pub sketch: usize,
-    /// Probe texts that its far field is the mean of.
+    /// Recorded passes that its far field is the mean of.
     pub probes: usize,
-    /// By pooling, in the order of [`Pooling::ALL`]: the largest 1 - cosine to the exact vector among the probe texts, each
-    /// with the mean of the others as its far field.
+    /// Probe texts that its errors were measured with: texts of other words than those that were recorded.
+    pub tests: usize,
+    /// By pooling, in the order of [`Pooling::ALL`]: the largest 1 - cosine to the exact vector among the tests.
     pub errors: [f64; 3],
     /// By pooling: it serves texts of which at most this share of all pairs of tokens are equal; `None` where it serves no text.
     pub most_equal: [Option<f64>; 3],
 }
 
-/// What a bin computes with.
+/// What a window computes with.
 #[derive(Debug, Clone)]
 pub(super) struct Fields {
     pub far_field: Arc<FarField>,
     pub sketch: Option<Arc<Sketch>>,
 }
 
-/// What fast padding computes with: far fields for ranges of lengths, with their measured errors.
+/// What fast padding computes with: far fields and sketches for ranges of lengths, with their measured errors.
 #[derive(Debug, Clone)]
 pub struct FarFields {
     bound: f64,
     max_tokens: usize,
+    /// Longest texts that were looked at; longer ones may be served yet.
+    prepared_to: usize,
     bins: Vec<(Bin, Fields)>,
 }
 
@@ -65,9 +68,17 @@ impl Bin {
 }
 
 impl FarFields {
-    /// `bound` is the largest permitted error, in 1 - cosine.
-    pub(super) fn new(bound: f64, max_tokens: usize, bins: Vec<(Bin, Fields)>) -> Self {
-        Self { bound, max_tokens, bins }
+    /// None yet. `bound` is the largest permitted error, in 1 - cosine.
+    pub(super) fn new(bound: f64, max_tokens: usize) -> Self {
+        Self { bound, max_tokens, prepared_to: 0, bins: Vec::new() }
+    }
+
+    /// Those that serve texts of up to `prepared_to` tokens, as far as any can.
+    pub(super) fn with_bins(self, prepared_to: usize, bins: impl IntoIterator<Item = (Bin, Fields)>) -> Self {
+        let mut all = self.bins;
+        all.extend(bins);
+        all.sort_by_key(|(bin, _)| (bin.shortest, bin.window, bin.sketch));
+        Self { prepared_to, bins: all, ..self }
     }
 
     /// The largest permitted error, in 1 - cosine.
@@ -80,6 +91,16 @@ impl FarFields {
         self.max_tokens
     }
 
+    /// The longest texts that were looked at: half the model's length, once it is prepared.
+    pub fn prepared_to(&self) -> usize {
+        self.prepared_to
+    }
+
+    /// Whether all lengths were looked at.
+    pub fn is_complete(&self) -> bool {
+        self.prepared_to >= self.max_tokens / 2
+    }
+
     /// The ranges of lengths, in order.
     pub fn bins(&self) -> impl Iterator<Item = &Bin> {
         self.bins.iter().map(|(bin, _)| bin)
@@ -89,15 +110,15 @@ impl FarFields {
         self.bins.iter()
     }
 
-    /// What segments do to each other, where a sketch needs to know.
-    pub(super) fn segment_taps(&self) -> Option<&Arc<SegmentTaps>> {
-        self.bins.iter().find_map(|(_, fields)| fields.sketch.as_ref()).map(|sketch| sketch.taps())
+    /// The running sums of the filters, where a sketch needs them.
+    pub(super) fn running_sums(&self) -> Option<&Arc<RunningSums>> {
+        self.bins.iter().find_map(|(_, fields)| fields.sketch.as_ref()).map(|sketch| sketch.sums())
     }
 
     /// Memory of all far fields and sketches, in bytes.
     pub fn bytes(&self) -> usize {
-        let taps = self.segment_taps().map_or(0, |taps| size_of_val(taps.values()));
-        taps + self.bins.iter().map(|(_, fields)| fields.bytes()).sum::<usize>()
+        let sums = self.running_sums().map_or(0, |sums| sums.bytes());
+        sums + self.bins.iter().map(|(_, fields)| fields.bytes()).sum::<usize>()
     }
 
     /// The cheapest window that serves texts of so many tokens, of whose pairs the share `equal` are equal; `None`
@@ -107,6 +128,12 @@ impl FarFields {
         let serving = fitting.filter(|(bin, _)| bin.serves(pooling, equal));
         let (bin, fields) = serving.min_by_key(|(bin, _)| bin.window + bin.sketch)?;
         Some(fields.window(bin.window))
+    }
+
+    /// The longest length up to which texts of every length are served, without repetition and for mean pooling; 0 where there is none.
+    pub fn longest_fast(&self) -> usize {
+        let served = |tokens: &usize| self.window(*tokens, 0.0, Pooling::Mean).is_some();
+        (2..=self.max_tokens).take_while(served).last().unwrap_or(0)
     }
 }
 
@@ -118,8 +145,7 @@ impl Fields {
 
     /// Memory of its own, in bytes.
     pub fn bytes(&self) -> usize {
-        let sketch = self.sketch.as_ref().map_or(0, |sketch| size_of_val(sketch.values()));
-        size_of_val(self.far_field.values()) + sketch
+        size_of_val(self.far_field.values()) + self.sketch.as_ref().map_or(0, |sketch| sketch.bytes())
     }
 }
 

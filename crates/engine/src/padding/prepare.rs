@@ -1,44 +1,51 @@
-//! Measuring far fields and their errors: what is done once for a model.
+//! Measuring far fields, sketches and their errors: what is done once for a model.
 
 use std::sync::Arc;
 
 use super::plan::Fields;
-use super::{
-    Bin, FarField, FarFields, Probes, Record, Recording, Samples, SegmentTaps, Segments, Sketch, Window,
-    equal_pairs,
-};
+use super::sketch::constants;
+use super::{Bin, Cells, FarFields, Probes, RunningSums, Window, WindowRecord, equal_pairs};
 use crate::{Backend, EngineError, Pooling};
 
-/// The longest texts that far fields are made for: beyond, the exact pass is at most some dozen times as dear as the text
-/// itself, and far fields are large.
-const LONGEST: usize = 1024;
+mod ranges;
 
-/// The longest texts of the first range: of fewer rows, each costs next to nothing.
-const SHORTEST: usize = 8;
+use ranges::{Range, ranges};
 
-/// The quotient of the longest texts of a range and of the one before it.
-const RATIO: f64 = 1.25;
+/// Rows of a sketch that are tried, fewest first.
+const ROWS: [usize; 4] = [48, 64, 96, 128];
 
-/// Memory that a model's far fields may take, in bytes.
-const BUDGET: usize = 300_000_000;
+/// Recorded passes whose mean is tried, fewest first.
+const RECORDED: [usize; 4] = [1, 2, 4, 6];
 
-/// Probe texts of a range.
-const PROBES: usize = 6;
+/// How far below the bound the errors of the tests must be: other texts have larger ones.
+const MARGIN: f64 = 1.5;
 
-/// How much below the bound the errors of the probes must be: other texts have larger ones.
-const MARGIN: f64 = 1.15;
+/// Times the bound that an error may be before more recorded passes are of no use.
+const PROMISING: f64 = 3.0;
 
-/// Texts with up to this share of equal pairs are served where none of the probes is too far off.
+/// Texts with up to this share of equal pairs are served where none of the tests is too far off.
 const REPETITIVE: f64 = 0.125;
 
-/// A far field without a sketch that serves only texts with fewer equal pairs than this is not worth its memory: most have more.
-const PROSE: f64 = 0.03;
+/// Times as much repetition as the most repetitive test has that texts may have which are served.
+const BEYOND: f64 = 2.0;
 
-/// Windows, as multiples of the longest text, that are tried for a range, those of a line together.
-const FACTORS: [[f64; 3]; 3] = [[1.5, 2.0, 3.0], [4.0, 6.0, 8.0], [12.0, 16.0, 24.0]];
+/// The largest windows whose far fields may be kept at every position.
+const EVERYWHERE: usize = 512;
 
-/// The quotient of the longest and the shortest text of a range with larger windows.
-const WIDE_RATIO: usize = 2;
+/// Ranges in a row of which no text is served, after which longer ones are not tried.
+const HOPELESS: usize = 2;
+
+/// Times its longest text that a window may have.
+const WIDEST: usize = 8;
+
+/// What far fields may cost.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Budget {
+    /// The largest permitted error of a vector, in 1 - cosine.
+    pub error: f64,
+    /// Memory, in bytes.
+    pub bytes: usize,
+}
 
 /// How far a preparation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,32 +56,37 @@ pub struct Progress {
     pub total: usize,
 }
 
-/// Measures a model's far fields, so that the error of [`Padding::Fast`](crate::Padding::Fast) stays within `bound` (in
-/// 1 - cosine). Takes some hundred passes of the model's full length; `progress` is called after each.
+/// Measures a model's far fields, so that the error of [`Padding::Fast`](crate::Padding::Fast) stays within the budget's; goes on from
+/// `before`, which must be of the same model. Takes some dozen passes of the model's full length. `report` is called after each of them,
+/// and with the far fields so far after each range of lengths.
 ///
 /// # Errors
 /// The backend's.
 pub fn prepare(
     backend: &dyn Backend,
     probes: &Probes,
-    bound: f64,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<FarFields, EngineError> {
-    let taps = Arc::new(backend.windows().segment_taps());
-    let ranges = ranges(backend.max_tokens());
-    let total = PROBES * ranges.len();
+    budget: Budget,
+    before: Option<Arc<FarFields>>,
+    report: &mut dyn FnMut(Progress, Option<&Arc<FarFields>>),
+) -> Result<Arc<FarFields>, EngineError> {
+    let fields = before.unwrap_or_else(|| Arc::new(FarFields::new(budget.error, backend.max_tokens())));
+    let mut rest = ranges(backend.max_tokens());
+    rest.retain(|range| range.longest() > fields.prepared_to());
     let mut preparation =
-        Preparation { backend, probes, bound, taps, progress, done: 0, total, bytes: 0, bins: Vec::new() };
-    let mut rest = &ranges[..];
-    while let Some(first) = rest.first() {
-        let together = |range: &&Range| range.longest <= WIDE_RATIO * first.shortest.max(SHORTEST);
-        let (group, others) = rest.split_at(rest.iter().take_while(together).count().max(1));
-        preparation.group(group)?;
-        rest = others;
+        Preparation { backend, probes, budget, report, done: 0, left: 0, sums: None, fields, unserved: Vec::new() };
+    let mut hopeless = 0;
+    while !rest.is_empty() {
+        let range = rest.remove(0);
+        preparation.left = rest.iter().map(Range::passes).sum::<usize>();
+        let served = preparation.range(&range)?;
+        hopeless = if served { 0 } else { hopeless + 1 };
+        if hopeless >= HOPELESS {
+            rest.clear();
+        }
+        let to = if rest.is_empty() { backend.max_tokens() / 2 } else { range.longest() };
+        preparation.publish(to);
     }
-    let mut bins = preparation.bins;
-    bins.sort_by_key(|(bin, _)| (bin.shortest, bin.window, bin.sketch));
-    Ok(FarFields::new(bound, backend.max_tokens(), bins))
+    Ok(preparation.fields)
 }
 
 /// 1 - cosine of two vectors, in float64; infinite where one of them is not finite, or alone is zero.
@@ -87,222 +99,270 @@ pub fn distance(a: &[f32], b: &[f32]) -> f64 {
     if distance.is_nan() { f64::INFINITY } else { distance }
 }
 
-/// Lengths of texts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Range {
-    shortest: usize,
-    longest: usize,
-}
-
-/// The ranges of lengths whose window is their longest text.
-fn ranges(max_tokens: usize) -> Vec<Range> {
-    let ends = std::iter::successors(Some(LONGEST as f64), |end| Some(end / RATIO));
-    let ends = ends.map(|end| end.round() as usize).take_while(|&end| end > SHORTEST);
-    let mut ends: Vec<_> = ends.chain([SHORTEST]).filter(|&end| end <= max_tokens / 2).collect();
-    ends.reverse();
-    let mut below = 1;
-    let range = |longest| Range { shortest: std::mem::replace(&mut below, longest) + 1, longest };
-    ends.into_iter().map(range).collect()
-}
-
-/// A probe text: what the exact pass gave.
+/// A probe text and what its exact pass gave.
 struct Probe {
     ids: Vec<u32>,
     equal: f64,
     exact: Vec<Vec<f32>>,
-    far_fields: Vec<Recording>,
-    samples: Vec<Samples>,
 }
 
-/// What a window does to each of the probes: their shares of equal pairs, and errors by pooling.
+/// A way to compute a range: recorded passes, and which rows of a sketch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Setting {
+    recorded: usize,
+    /// The number among the range's [`ROWS`].
+    rows: Option<usize>,
+}
+
+/// A text's share of equal pairs, and its errors by pooling.
 type Errors = Vec<(f64, [f64; 3])>;
+
+/// Texts of some poolings that no window serves yet.
+struct Unserved {
+    shortest: usize,
+    longest: usize,
+    poolings: Vec<Pooling>,
+    tests: Arc<Vec<Probe>>,
+}
 
 struct Preparation<'a> {
     backend: &'a dyn Backend,
     probes: &'a Probes,
-    bound: f64,
-    taps: Arc<SegmentTaps>,
-    progress: &'a mut dyn FnMut(Progress),
+    budget: Budget,
+    report: &'a mut dyn FnMut(Progress, Option<&Arc<FarFields>>),
     done: usize,
-    total: usize,
-    bytes: usize,
-    bins: Vec<(Bin, Fields)>,
+    /// Exact passes of the ranges to come.
+    left: usize,
+    sums: Option<Arc<RunningSums>>,
+    fields: Arc<FarFields>,
+    unserved: Vec<Unserved>,
 }
 
 impl Preparation<'_> {
-    /// Computes the probe texts of a range exactly, and records the far fields of `windows`.
-    fn probes(&mut self, range: Range, windows: &[usize]) -> Result<Vec<Probe>, EngineError> {
-        let width = range.longest - range.shortest;
-        // Evenly spaced lengths; which of them is prose differs from range to range.
-        let length = |index| range.shortest + (index + range.longest) % PROBES * width / (PROBES - 1);
-        (0..PROBES).map(|index| self.probe(index + PROBES * range.longest, length(index), windows)).collect()
-    }
-
-    fn probe(&mut self, number: usize, tokens: usize, windows: &[usize]) -> Result<Probe, EngineError> {
-        let ids = self.probes.text(number, tokens);
-        let encoder = self.backend.windows();
-        let shapes = windows.iter().map(|&window| encoder.shape(window));
-        let far_fields: Vec<_> = shapes.map(Recording::new).collect();
-        let samples = windows.iter().map(|&window| Samples::new(&self.taps, window)).collect();
-        let mut record = Record { far_fields, samples };
-        let exact = encoder.encode(&ids, Window::alone(self.backend.max_tokens()), &mut record)?;
+    /// An exact pass.
+    fn probe(&mut self, ids: Vec<u32>, record: &mut [WindowRecord]) -> Result<Probe, EngineError> {
+        let exact = Window::exact(self.backend.max_tokens());
+        let exact = self.backend.windows().encode(&ids, exact, record)?;
         self.done += 1;
-        (self.progress)(Progress { done: self.done, total: self.total.max(self.done) });
-        let Record { far_fields, samples } = record;
-        Ok(Probe { equal: equal_pairs(&ids), ids, exact, far_fields, samples })
+        (self.report)(Progress { done: self.done, total: self.done + self.left }, None);
+        Ok(Probe { equal: equal_pairs(&ids), ids, exact })
     }
 
-    /// The far field of the window of that index for texts like the probes, with a sketch or without.
-    fn fields(&self, probes: &[&Probe], window: usize, sketched: bool) -> Fields {
-        let mut far = Recording::mean(probes.iter().map(|probe| &probe.far_fields[window]));
-        let sketch = sketched.then(|| {
-            let samples = Samples::mean(probes.iter().map(|probe| &probe.samples[window]));
-            Arc::new(Sketch::new(&self.taps, &samples, &mut far))
-        });
-        Fields { far_field: Arc::new(FarField::from(&far)), sketch }
+    /// The running sums of the filters, which the first range makes.
+    fn sums(&mut self) -> Arc<RunningSums> {
+        let known = self.sums.take().or_else(|| self.fields.running_sums().cloned());
+        let sums = known.unwrap_or_else(|| Arc::new(self.backend.windows().running_sums()));
+        self.sums = Some(Arc::clone(&sums));
+        sums
     }
 
-    /// The errors of probes in the window of that index, each with the fields of the others.
-    fn left_out(&self, probes: &[Probe], window: usize, sketched: bool) -> Result<Errors, EngineError> {
-        let errors = probes.iter().enumerate().map(|(left_out, probe)| {
-            let others = probes.iter().enumerate().filter(|&(index, _)| index != left_out);
-            let others: Vec<_> = others.map(|(_, other)| other).collect();
-            let rows = probe.far_fields[window].shape().window;
-            let fields = self.fields(&others, window, sketched);
-            let fast =
-                self.backend.windows().encode(&probe.ids, fields.window(rows), &mut Record::default())?;
-            let error = |pooling: usize| distance(&fast[pooling], &probe.exact[pooling]);
-            Ok((probe.equal, [0, 1, 2].map(error)))
+    /// Prepares a range of lengths, and says whether texts in it are served.
+    fn range(&mut self, range: &Range) -> Result<bool, EngineError> {
+        let mut tests = Vec::new();
+        for (number, &tokens) in range.tests.iter().enumerate() {
+            tests.push(self.probe(self.probes.test(number, tokens), &mut [])?);
+        }
+        let mut records = Vec::new();
+        let mut trials = self.trials(range, &tests, &mut records)?;
+        let all = |errors: &Errors| Pooling::ALL.iter().all(|&pooling| self.within(errors, pooling));
+        if !trials.iter().any(|(_, errors)| all(errors)) {
+            // A text that repeats itself little may do.
+            tests.push(self.probe(self.probes.text(0, range.longest()), &mut [])?);
+            let settings: Vec<_> = trials.iter().map(|(setting, _)| *setting).collect();
+            let last = settings.iter().map(|setting| setting.recorded).max();
+            trials.clear();
+            for setting in settings.into_iter().filter(|setting| Some(setting.recorded) == last) {
+                let fields = self.fields_of(&records, range.windows.len() - 1, setting);
+                trials.push((setting, self.errors(&tests, &fields, range.longest())?));
+            }
+        }
+        let served = |errors: &Errors| {
+            let poolings = Pooling::ALL.iter();
+            let most = poolings.map(|&pooling| self.most_equal(errors, pooling).map_or(0.0, |most| 1.0 + most));
+            most.sum::<f64>()
+        };
+        let mut best: Option<(Setting, Errors, f64)> = None;
+        for (setting, errors) in trials {
+            let served = served(&errors);
+            if served > best.as_ref().map_or(0.0, |(.., best)| *best) {
+                best = Some((setting, errors, served));
+            }
+        }
+        let mut poolings = Pooling::ALL.to_vec();
+        let found = best.is_some();
+        if let Some((setting, errors, _)) = best {
+            self.keep(range, &records, setting, &errors, tests.len());
+            poolings.retain(|&pooling| self.most_equal(&errors, pooling).is_none());
+        }
+        let tests = Arc::new(tests);
+        self.serve_others(range)?;
+        if !poolings.is_empty() {
+            let (shortest, longest) = (range.shortest, range.longest());
+            self.unserved.push(Unserved { shortest, longest, poolings, tests });
+        }
+        Ok(found)
+    }
+
+    /// Tries settings of a range, cheapest to prepare first, until one serves all poolings or more recorded passes promise nothing.
+    fn trials(
+        &mut self,
+        range: &Range,
+        tests: &[Probe],
+        records: &mut Vec<Vec<WindowRecord>>,
+    ) -> Result<Vec<(Setting, Errors)>, EngineError> {
+        let max_tokens = self.backend.max_tokens();
+        let (shape, last) = (self.backend.windows().shape(), range.windows.len() - 1);
+        let mut trials = Vec::new();
+        for recorded in RECORDED {
+            while records.len() < recorded {
+                let number = records.len();
+                let (ids, windows) = range.recorded(number, self.probes);
+                let record = windows.iter().map(|&window| {
+                    let step = if window <= EVERYWHERE { 1 } else { max_tokens.div_ceil(2048) };
+                    let cells = range.rows.iter().map(|&rows| Cells::new(window, max_tokens, rows));
+                    WindowRecord::new(window, step, cells.collect(), shape)
+                });
+                let mut record: Vec<_> = record.collect();
+                self.probe(ids, &mut record)?;
+                records.push(record);
+            }
+            let mut promising = false;
+            for rows in std::iter::once(None).chain((0..range.rows.len()).map(Some)) {
+                let setting = Setting { recorded, rows };
+                let fields = self.fields_of(records, last, setting);
+                let errors = self.errors(tests, &fields, range.longest())?;
+                let missed = |pooling: &Pooling| !self.within(&errors, *pooling);
+                let good = !Pooling::ALL.iter().any(missed);
+                promising |= Pooling::ALL.iter().filter(|pooling| missed(pooling)).any(|&pooling| {
+                    errors.iter().all(|(_, errors)| errors[pooling as usize] <= PROMISING * self.budget.error)
+                });
+                tracing::debug!(?setting, ?errors, longest = range.longest(), "tried a sketch");
+                trials.push((setting, errors));
+                if good {
+                    return Ok(trials);
+                }
+            }
+            if !promising {
+                break;
+            }
+        }
+        Ok(trials)
+    }
+
+    /// What a range's window of that number computes with.
+    fn fields_of(&mut self, records: &[Vec<WindowRecord>], window: usize, setting: Setting) -> Fields {
+        let sums = self.sums();
+        let records: Vec<_> =
+            records[..setting.recorded].iter().filter_map(|record| record.get(window)).collect();
+        let record = WindowRecord::mean(&records);
+        let (far_field, sketch) = constants(&sums, &record, setting.rows);
+        Fields { far_field: Arc::new(far_field), sketch: sketch.map(Arc::new) }
+    }
+
+    /// The errors of tests in a window.
+    fn errors(&self, tests: &[Probe], fields: &Fields, window: usize) -> Result<Errors, EngineError> {
+        let errors = tests.iter().map(|test| {
+            let fast = self.backend.windows().encode(&test.ids, fields.window(window), &mut [])?;
+            Ok((test.equal, [0, 1, 2].map(|pooling| distance(&fast[pooling], &test.exact[pooling]))))
         });
         errors.collect()
     }
 
-    /// Measures a window of a range, of that index in the probes' recordings.
+    fn within(&self, errors: &Errors, pooling: Pooling) -> bool {
+        errors.iter().all(|(_, errors)| errors[pooling as usize] * MARGIN <= self.budget.error)
+    }
+
+    /// The largest share of equal pairs up to which texts are served. Only the error of mean pooling follows that share: with
+    /// another pooling, all tests must be near enough.
+    fn most_equal(&self, errors: &Errors, pooling: Pooling) -> Option<f64> {
+        let most = errors.iter().map(|(equal, _)| *equal).fold(0.0, f64::max);
+        if self.within(errors, pooling) {
+            return Some((BEYOND * most).max(REPETITIVE));
+        }
+        let mut errors = errors.clone();
+        errors.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let good = errors.iter().take_while(|(_, errors)| errors[pooling as usize] * MARGIN <= self.budget.error);
+        (pooling == Pooling::Mean).then(|| good.last().map(|(equal, _)| *equal)).flatten()
+    }
+
+    /// Keeps what a setting makes of each window of a range, while memory lasts.
+    fn keep(
+        &mut self,
+        range: &Range,
+        records: &[Vec<WindowRecord>],
+        setting: Setting,
+        errors: &Errors,
+        tests: usize,
+    ) {
+        let mut shortest = range.shortest;
+        for (number, &window) in range.windows.iter().enumerate() {
+            let fields = self.fields_of(records, number, setting);
+            let bin = self.bin((shortest, window), window, &fields, errors, tests);
+            let bin = Bin { probes: setting.recorded, ..bin };
+            let sums = if self.fields.running_sums().is_none() { fields.sketch.as_ref() } else { None };
+            let sums = sums.map_or(0, |sketch| sketch.sums().bytes());
+            if self.fields.bytes() + fields.bytes() + sums > self.budget.bytes {
+                tracing::warn!(tokens = window, budget = self.budget.bytes, "no memory for fast padding's far field");
+                break;
+            }
+            let to = self.fields.prepared_to();
+            self.fields = Arc::new((*self.fields).clone().with_bins(to, [(bin, fields)]));
+            shortest = window + 1;
+        }
+    }
+
     fn bin(
         &self,
-        range: Range,
-        probes: &[Probe],
+        (shortest, longest): (usize, usize),
         window: usize,
-        sketched: bool,
-    ) -> Result<(Bin, Fields), EngineError> {
-        let errors = self.left_out(probes, window, sketched)?;
-        let fields = self.fields(&probes.iter().collect::<Vec<_>>(), window, sketched);
+        fields: &Fields,
+        errors: &Errors,
+        tests: usize,
+    ) -> Bin {
         let worst = |pooling: usize| errors.iter().map(|(_, errors)| errors[pooling]).fold(0.0, f64::max);
-        let bin = Bin {
-            shortest: range.shortest,
-            longest: range.longest,
-            window: probes[0].far_fields[window].shape().window,
+        Bin {
+            shortest,
+            longest,
+            window,
             sketch: fields.sketch.as_ref().map_or(0, |sketch| sketch.rows()),
-            probes: probes.len(),
+            probes: 0,
+            tests,
             errors: [0, 1, 2].map(worst),
-            most_equal: Pooling::ALL.map(|pooling| most_equal(&errors, pooling, self.bound)),
+            most_equal: Pooling::ALL.map(|pooling| self.most_equal(errors, pooling)),
+        }
+    }
+
+    /// Serves shorter texts whose own windows do not in the windows of a range, where those do.
+    fn serve_others(&mut self, range: &Range) -> Result<(), EngineError> {
+        let last = self.fields.fields().filter(|(bin, _)| bin.longest == range.longest()).last();
+        let Some((of_range, fields)) = last.cloned() else {
+            return Ok(());
         };
-        Ok((bin, fields))
-    }
-
-    /// Keeps a bin where it serves a text and memory is left for it.
-    fn keep(&mut self, bin: Bin, fields: Fields) -> bool {
-        let first_sketch = fields.sketch.is_some() && self.bins.iter().all(|(bin, _)| bin.sketch == 0);
-        let taps = if first_sketch { size_of_val(self.taps.values()) } else { 0 };
-        let bytes = self.bytes + fields.bytes() + taps;
-        let kept = bytes <= BUDGET && bin.most_equal.iter().any(Option::is_some);
-        if kept {
-            self.bytes = bytes;
-            self.bins.push((bin, fields));
-        }
-        kept
-    }
-
-    /// Makes the bins of a range with its longest text as their window. What is left are poolings that none of them serves well.
-    fn narrow(&mut self, range: Range) -> Result<Vec<Pooling>, EngineError> {
-        let probes = self.probes(range, &[range.longest])?;
-        let (bin, fields) = self.bin(range, &probes, 0, false)?;
-        let (sketched, sketched_fields) = self.bin(range, &probes, 0, true)?;
-        let better = Pooling::ALL.iter().any(|&pooling| {
-            let [plain, sketched] = [&bin, &sketched].map(|bin| bin.most_equal[pooling as usize]);
-            sketched > plain && plain.is_none_or(|most| most < REPETITIVE)
-        });
-        let good = |bin: &Bin, pooling: Pooling| bin.serves(pooling, PROSE);
-        let plain = Pooling::ALL.iter().any(|&pooling| good(&bin, pooling));
-        let mut left = Pooling::ALL.to_vec();
-        if (plain || !better) && self.keep(bin.clone(), fields) {
-            left.retain(|&pooling| !good(&bin, pooling));
-        }
-        if better && self.keep(sketched.clone(), sketched_fields) {
-            left.retain(|&pooling| !good(&sketched, pooling));
-        }
-        Ok(left)
-    }
-
-    /// Makes the bins of neighbouring ranges, shorter texts first: what memory there is goes to them.
-    fn group(&mut self, ranges: &[Range]) -> Result<(), EngineError> {
-        let mut unserved: Option<(Range, Vec<Pooling>)> = None;
-        for &range in ranges.iter() {
-            let poolings = if self.fits(range.longest) { self.narrow(range)? } else { Pooling::ALL.to_vec() };
-            if !poolings.is_empty() {
-                let (all, missing) = unserved.get_or_insert((range, Vec::new()));
-                all.longest = range.longest;
-                missing.extend(poolings);
+        let mut unserved = std::mem::take(&mut self.unserved);
+        for others in &mut unserved {
+            if of_range.window > WIDEST * others.longest {
+                continue;
+            }
+            let errors = self.errors(&others.tests, &fields, of_range.window)?;
+            let served = |pooling: &Pooling| self.most_equal(&errors, *pooling).is_some();
+            if others.poolings.iter().any(served) {
+                let lengths = (others.shortest, others.longest);
+                let bin = self.bin(lengths, of_range.window, &fields, &errors, others.tests.len());
+                others.poolings.retain(|pooling| !served(pooling));
+                let bin = Bin { probes: of_range.probes, ..bin };
+                let to = self.fields.prepared_to();
+                self.fields = Arc::new((*self.fields).clone().with_bins(to, [(bin, fields.clone())]));
             }
         }
-        let Some((range, missing)) = unserved else { return Ok(()) };
-        self.wider(range, Pooling::ALL.into_iter().filter(|pooling| missing.contains(pooling)).collect())
-    }
-
-    /// Whether there is memory for another window of so many rows.
-    fn fits(&self, rows: usize) -> bool {
-        self.bytes + size_of::<u16>() * self.backend.windows().shape(rows).len() <= BUDGET
-    }
-
-    /// Makes a bin with a larger window, for poolings that the ranges in it serve not at all or badly.
-    fn wider(&mut self, range: Range, mut poolings: Vec<Pooling>) -> Result<(), EngineError> {
-        let most = Segments::largest_window(self.backend.max_tokens());
-        let mut before = f64::INFINITY;
-        for factors in FACTORS {
-            let windows = factors.map(|factor| (factor * range.longest as f64) as usize);
-            let windows: Vec<_> =
-                windows.into_iter().filter(|&window| window <= most && self.fits(window)).collect();
-            if poolings.is_empty() || windows.is_empty() {
-                break;
-            }
-            self.total += PROBES;
-            let probes = self.probes(range, &windows)?;
-            let mut error = 0.0;
-            for window in 0..windows.len() {
-                let (bin, fields) = self.bin(range, &probes, window, true)?;
-                error = poolings
-                    .iter()
-                    .map(|&pooling| bin.errors[pooling as usize])
-                    .fold(f64::INFINITY, f64::min);
-                let (good, left): (Vec<_>, Vec<_>) =
-                    poolings.iter().partition(|&&pooling| bin.serves(pooling, PROSE));
-                if !good.is_empty() && self.keep(bin, fields) {
-                    poolings = left;
-                }
-                if poolings.is_empty() {
-                    break;
-                }
-            }
-            // Where larger windows are hardly better, still larger ones will not do either.
-            if error > before / 2.0 || error > 8.0 * self.bound {
-                break;
-            }
-            before = error;
-        }
+        unserved.retain(|others| !others.poolings.is_empty());
+        self.unserved = unserved;
         Ok(())
     }
-}
 
-/// The largest share of equal pairs up to which no probe is too far off. Only the error of mean pooling follows that share: with
-/// another pooling, all probes must be near enough.
-fn most_equal(errors: &Errors, pooling: Pooling, bound: f64) -> Option<f64> {
-    let mut errors: Vec<_> =
-        errors.iter().map(|(equal, errors)| (*equal, errors[pooling as usize])).collect();
-    errors.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
-    let within = errors.iter().take_while(|(_, error)| error * MARGIN <= bound).count();
-    let most = errors[..within].last()?.0;
-    if within == errors.len() {
-        return Some(most.max(REPETITIVE));
+    /// Hands on what is there so far, which serves texts of up to so many tokens as far as any can.
+    fn publish(&mut self, prepared_to: usize) {
+        self.fields = Arc::new((*self.fields).clone().with_bins(prepared_to, []));
+        let progress = Progress { done: self.done, total: self.done + self.left };
+        (self.report)(progress, Some(&self.fields));
     }
-    (pooling == Pooling::Mean).then_some(most)
 }

@@ -34,6 +34,9 @@ const KINDS: [(Kind, f64); 6] = [
     (Kind::Random, 0.3),
 ];
 
+/// The same of the tests.
+const TESTS: [(Kind, f64); 3] = [(Kind::Prose, 0.45), (Kind::Code, 0.0), (Kind::Random, 0.0)];
+
 impl Probes {
     /// Probes for a model of that vocabulary, whose texts `tokenizer` encodes.
     pub fn new(tokenizer: &Tokenizer, vocabulary: usize) -> Self {
@@ -55,6 +58,18 @@ impl Probes {
     /// The token ids of probe text `number`, `tokens` (at least two) of them.
     pub fn text(&self, number: usize, tokens: usize) -> Vec<u32> {
         let (kind, repeated) = KINDS[number % KINDS.len()];
+        self.make(number, tokens, kind, repeated)
+    }
+
+    /// The token ids of a text of other words, half of which are one and the same, or all different: a test of what was measured
+    /// with probe texts.
+    pub fn test(&self, number: usize, tokens: usize) -> Vec<u32> {
+        let (kind, repeated) = TESTS[number % TESTS.len()];
+        self.make(number + 1_000_000, tokens, kind, repeated)
+    }
+
+    /// `tokens` tokens of a kind, of which the share `repeated` are one and the same.
+    fn make(&self, number: usize, tokens: usize, kind: Kind, repeated: f64) -> Vec<u32> {
         let lines = match kind {
             Kind::Prose => &self.lines[0],
             Kind::Code => &self.lines[1],

@@ -20,18 +20,20 @@ pub struct WindowRecord {
     pub(crate) knots: Knots,
     /// Its far field, the mixer's rows and the residual's.
     pub(crate) far: Recording,
-    /// Its cells, and what is recorded of them, at the places that [`Place`] names.
+    /// What a branch convolves, as means of the window's cells: the mixer's rows and the residual's.
+    pub(crate) means: Recording,
+    /// Ways to divide the padding behind it, and what is recorded of each one's samples, at the places that [`Place`] names.
     pub(crate) cells: Vec<(Cells, Recording)>,
 }
 
-/// What is recorded of cells: a place is so many rows.
+/// What is recorded of samples: a place has a row for each of them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Place {
-    /// Of each sample, how far the short convolution departs from a steady one; x1's, x2's and v's are three places.
+    /// How far the short convolution departs from a steady one; x1's, x2's and v's are three places.
     Departures(usize),
-    /// Of each sample, the result of a branch's long convolution.
+    /// The result of a branch's long convolution.
     Results(usize),
-    /// What a branch convolves: the means of the window's cells, then the samples' states.
+    /// What a branch convolves.
     States(usize),
 }
 
@@ -78,20 +80,17 @@ impl Recording {
 }
 
 impl Place {
-    /// Rows of all places of these cells.
-    fn all(cells: &Cells) -> usize {
-        7 * cells.rows() + 2 * cells.inside()
-    }
+    /// Places there are.
+    const COUNT: usize = 7;
 
-    /// Its rows.
-    pub(crate) fn rows(self, cells: &Cells) -> std::ops::Range<usize> {
-        let rows = cells.rows();
-        let (start, count) = match self {
-            Self::Departures(part) => (part * rows, rows),
-            Self::Results(branch) => ((3 + branch) * rows, rows),
-            Self::States(branch) => (5 * rows + branch * (rows + cells.inside()), rows + cells.inside()),
+    /// Its rows, where there are `samples` samples.
+    pub(crate) fn rows(self, samples: usize) -> std::ops::Range<usize> {
+        let place = match self {
+            Self::Departures(part) => part,
+            Self::Results(branch) => 3 + branch,
+            Self::States(branch) => 5 + branch,
         };
-        start..start + count
+        place * samples..(place + 1) * samples
     }
 }
 
@@ -100,11 +99,14 @@ impl WindowRecord {
     /// these ways to divide the padding behind it.
     pub fn new(window: usize, step: usize, cells: Vec<Cells>, (layers, width): (usize, usize)) -> Self {
         let knots = knots(window, step);
+        let inside = cells.first().map_or(0, Cells::inside);
+        let recording = |rows| Recording::new(layers, rows, width);
         let cells = cells.into_iter().map(|cells| {
-            let rows = Place::all(&cells);
-            (cells, Recording::new(layers, rows, width))
+            let samples = recording(Place::COUNT * cells.rows());
+            (cells, samples)
         });
-        Self { knots, far: Recording::new(layers, 2 * knots.count(), width), cells: cells.collect() }
+        let cells = cells.collect();
+        Self { knots, far: recording(2 * knots.count()), means: recording(2 * inside), cells }
     }
 
     /// Positions of the window.
@@ -114,11 +116,14 @@ impl WindowRecord {
 
     /// The mean of records of one window.
     pub(super) fn mean(records: &[&Self]) -> Self {
-        let far: Vec<_> = records.iter().map(|record| &record.far).collect();
+        let mean = |part: fn(&Self) -> &Recording| {
+            Recording::mean(&records.iter().map(|record| part(record)).collect::<Vec<_>>())
+        };
         let cells = records[0].cells.iter().enumerate().map(|(index, (cells, _))| {
             let recordings: Vec<_> = records.iter().map(|record| &record.cells[index].1).collect();
             (cells.clone(), Recording::mean(&recordings))
         });
-        Self { knots: records[0].knots, far: Recording::mean(&far), cells: cells.collect() }
+        let (far, means) = (mean(|record| &record.far), mean(|record| &record.means));
+        Self { knots: records[0].knots, far, means, cells: cells.collect() }
     }
 }

@@ -67,11 +67,6 @@ impl RunningSums {
         })
     }
 
-    /// The length of the model.
-    pub(crate) fn max_tokens(&self) -> usize {
-        self.max_tokens
-    }
-
     /// Layers and channels.
     pub(crate) fn shape(&self) -> (usize, usize) {
         (self.layers, self.width)

@@ -51,7 +51,7 @@ pub(crate) fn convolve(isa: Isa, cells: &Cells, sums: BranchSums<'_>, values: &[
     let BranchSums { sums, zero, scales } = sums;
     let width = scales.len();
     let mut jumps = jumps(values, scales);
-    let mut run = |targets: &[isize], edges: &[isize], jumps: &[f32]| {
+    let run = |targets: &[isize], edges: &[isize], jumps: &[f32]| {
         let mut out = vec![0.0; targets.len() * width];
         let (to, jumps) = (MatrixMut::new(&mut out, width), Matrix::new(jumps, width));
         convolve_cells(isa, to, (sums, zero), (targets, edges), jumps);
@@ -85,13 +85,16 @@ pub(super) fn constants(
     let (mut values, mut scales) = (Vec::new(), Vec::new());
     for layer in 0..layers {
         let rows = |place: Place| {
-            let rows = place.rows(cells);
+            let rows = place.rows(cells.rows());
             &samples.layer(layer)[rows.start * width..rows.end * width]
         };
+        let inside = cells.inside() * width;
         (0..3).for_each(|part| quantize(rows(Place::Departures(part)), width, &mut values, &mut scales));
         for branch in 0..2 {
             let branch_sums = sums.branch(layer, branch, 0..width);
-            let [at_samples, at_knots] = convolve(isa, cells, branch_sums, rows(Place::States(branch)));
+            let means = &record.means.layer(layer)[branch * inside..][..inside];
+            let states = [means, rows(Place::States(branch))].concat();
+            let [at_samples, at_knots] = convolve(isa, cells, branch_sums, &states);
             let results = rows(Place::Results(branch)).iter().zip(&at_samples);
             let results: Vec<_> = results.map(|(result, sum)| result - sum).collect();
             quantize(&results, width, &mut values, &mut scales);

@@ -1,6 +1,6 @@
 //! Far fields on disk: a safetensors file per model, dtype and bound, memory-mapped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::plan::Fields;
-use super::{Bin, FarField, FarFields, SegmentTaps, Shape, Sketch};
+use super::far_field::knots;
+use super::{Bin, Cells, FarField, FarFields, RunningSums, Sketch};
 
 /// Changes when files of before would be misread, or far fields are measured in another way.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// The metadata's key. Its value is a SHA-256 in hexadecimal, a space, and what the file says of itself, of which and of the
 /// tensors that is the digest.
@@ -58,14 +59,30 @@ struct Header {
     max_tokens: usize,
     layers: usize,
     width: usize,
-    bins: Vec<Bin>,
+    /// The longest texts that were looked at.
+    prepared_to: usize,
+    bins: Vec<StoredBin>,
+}
+
+/// A range of lengths, and where what it computes with is.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct StoredBin {
+    #[serde(flatten)]
+    bin: Bin,
+    /// The number of its far field and sketch: several ranges may share them.
+    fields: usize,
+    /// Positions between two knots of the far field.
+    step: usize,
+    /// Most rows of the sketch that were asked for.
+    rows: usize,
 }
 
 /// A tensor of the file.
 struct Tensor<'a> {
     name: String,
+    dtype: Dtype,
     shape: Vec<usize>,
-    bits: &'a [u16],
+    bytes: &'a [u8],
 }
 
 impl Store {
@@ -115,10 +132,19 @@ impl Store {
         }
         header.check_bins()?;
         let tensors = Tensors { header: &header, metadata: &metadata, file: &file, start };
-        let taps = header.bins.iter().any(|bin| bin.sketch > 0).then(|| tensors.taps()).transpose()?;
-        let bins = header.bins.iter().enumerate();
-        let bins = bins.map(|(index, bin)| Ok((bin.clone(), tensors.fields(index, bin, taps.as_ref())?)));
-        Ok(FarFields::new(self.bound, header.max_tokens, bins.collect::<Result<_, String>>()?))
+        let sums = header.bins.iter().any(|stored| stored.bin.sketch > 0);
+        let sums = sums.then(|| tensors.running_sums()).transpose()?;
+        let mut read: BTreeMap<usize, Fields> = BTreeMap::new();
+        let mut bins = Vec::with_capacity(header.bins.len());
+        for stored in &header.bins {
+            let fields = match read.get(&stored.fields) {
+                Some(fields) => fields.clone(),
+                None => tensors.fields(stored, sums.as_ref())?,
+            };
+            read.insert(stored.fields, fields.clone());
+            bins.push((stored.bin.clone(), fields));
+        }
+        Ok(FarFields::new(self.bound, header.max_tokens).with_bins(header.prepared_to, bins))
     }
 
     fn check(&self, header: &Header) -> Result<(), String> {
@@ -142,60 +168,89 @@ impl Store {
             path: folder.to_owned(),
             error,
         })?;
-        let tensors = tensors(far_fields);
-        let data: Vec<&[u8]> = tensors.iter().map(|tensor| bytemuck::cast_slice(tensor.bits)).collect();
+        let (fields, bins) = numbered(far_fields);
+        let tensors = tensors(far_fields, &fields);
         let mut offset = 0;
-        let described = tensors.iter().zip(&data).map(|(Tensor { name, shape, .. }, data)| {
+        let described = tensors.iter().map(|Tensor { name, dtype, shape, bytes }| {
             let start = offset;
-            offset += data.len();
+            offset += bytes.len();
             let data_offsets = (start, offset);
-            (name.clone(), TensorInfo { dtype: Dtype::BF16, shape: shape.clone(), data_offsets })
+            (name.clone(), TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets })
         });
         let described = described.collect();
-        let shape = far_fields.fields().next().map(|(_, fields)| fields.far_field.shape());
+        let far_field = fields.first().map(|fields| &fields.far_field);
         let header = Header {
             version: VERSION,
             model: self.model.clone(),
             dtype: self.dtype.clone(),
             bound: self.bound.to_bits(),
             max_tokens: far_fields.max_tokens(),
-            layers: shape.map_or(0, |shape| shape.layers),
-            width: shape.map_or(0, |shape| shape.width),
-            bins: far_fields.bins().cloned().collect(),
+            layers: far_field.map_or(0, |far_field| far_field.layers()),
+            width: far_field.map_or(0, |far_field| far_field.width()),
+            prepared_to: far_fields.prepared_to(),
+            bins,
         };
         write_file(&self.path, true, |file| {
             let header = serde_json::to_string(&header)?;
-            let digest = digest(std::iter::once(header.as_bytes()).chain(data.iter().copied()));
+            let digest = digest(std::iter::once(header.as_bytes()).chain(tensors.iter().map(|tensor| tensor.bytes)));
             let notes = HashMap::from([(KEY.to_owned(), format!("{digest} {header}"))]);
             let metadata = Metadata::new(Some(notes), described).map_err(std::io::Error::other)?;
             let mut json = serde_json::to_vec(&metadata)?;
             json.resize(json.len().next_multiple_of(8), b' ');
             file.write_all(&(json.len() as u64).to_le_bytes())?;
             file.write_all(&json)?;
-            data.iter().try_for_each(|data| file.write_all(data))
+            tensors.iter().try_for_each(|tensor| file.write_all(tensor.bytes))
         })
     }
 }
 
-/// What the file holds, in order.
-fn tensors(far_fields: &FarFields) -> Vec<Tensor<'_>> {
-    let mut tensors = Vec::new();
-    if let Some(taps) = far_fields.segment_taps() {
-        tensors.push(Tensor { name: TAPS.to_owned(), shape: taps.shape().to_vec(), bits: taps.values() });
+/// What ranges compute with, each once, and the ranges with its number.
+fn numbered(far_fields: &FarFields) -> (Vec<&Fields>, Vec<StoredBin>) {
+    let mut distinct: Vec<&Fields> = Vec::new();
+    let bins = far_fields.fields().map(|(bin, fields)| {
+        let same = |other: &&Fields| Arc::ptr_eq(&other.far_field, &fields.far_field);
+        let number = distinct.iter().position(same).unwrap_or_else(|| {
+            distinct.push(fields);
+            distinct.len() - 1
+        });
+        let rows = fields.sketch.as_ref().map_or(0, |sketch| sketch.cells().most());
+        StoredBin { bin: bin.clone(), fields: number, step: fields.far_field.knots().step, rows }
+    });
+    let bins = bins.collect();
+    (distinct, bins)
+}
+
+/// What the file holds, in order: first what has values of the most bytes, so that all are aligned.
+fn tensors<'a>(far_fields: &'a FarFields, fields: &[&'a Fields]) -> Vec<Tensor<'a>> {
+    let (mut tensors, mut halves, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+    if let Some(sums) = far_fields.running_sums() {
+        let (values, scales) = sums.values();
+        let [layers, branches, _, width] = sums.tensor_shape();
+        tensors.push(tensor(SUM_SCALES.to_owned(), Dtype::F32, &[layers, branches, width], scales));
+        halves.push(tensor(SUMS.to_owned(), Dtype::I16, &sums.tensor_shape(), values));
     }
-    for (index, (_, fields)) in far_fields.fields().enumerate() {
-        let Shape { window, layers, width } = fields.far_field.shape();
-        let shape = vec![layers, 2, window, width];
-        tensors.push(Tensor { name: far_field_name(index), shape, bits: fields.far_field.values() });
+    for (index, fields) in fields.iter().enumerate() {
+        let far_field = &fields.far_field;
+        let shape = [far_field.layers(), 2, far_field.knots().count(), far_field.width()];
+        halves.push(tensor(far_field_name(index), Dtype::BF16, &shape, far_field.values()));
         if let Some(sketch) = &fields.sketch {
-            let shape = sketch.shape().to_vec();
-            tensors.push(Tensor { name: sketch_name(index), shape, bits: sketch.values() });
+            let (values, scales) = sketch.values();
+            let shape = sketch.tensor_shape();
+            tensors.push(tensor(sketch_scales_name(index), Dtype::F32, &shape[..3], scales));
+            bytes.push(tensor(sketch_name(index), Dtype::I8, &shape, values));
         }
     }
+    tensors.extend(halves);
+    tensors.extend(bytes);
     tensors
 }
 
-const TAPS: &str = "segment_taps";
+fn tensor<'a, T: bytemuck::Pod>(name: String, dtype: Dtype, shape: &[usize], values: &'a [T]) -> Tensor<'a> {
+    Tensor { name, dtype, shape: shape.to_vec(), bytes: bytemuck::cast_slice(values) }
+}
+
+const SUMS: &str = "running_sums";
+const SUM_SCALES: &str = "running_sums.scales";
 
 fn far_field_name(index: usize) -> String {
     format!("far_field.{index}")
@@ -203,6 +258,10 @@ fn far_field_name(index: usize) -> String {
 
 fn sketch_name(index: usize) -> String {
     format!("sketch.{index}")
+}
+
+fn sketch_scales_name(index: usize) -> String {
+    format!("sketch.{index}.scales")
 }
 
 /// The tensors of a mapped file.
@@ -225,19 +284,26 @@ impl Tensors<'_> {
         read(self.start + from..self.start + to).ok_or_else(|| format!("{name} has another shape"))
     }
 
-    fn taps(&self) -> Result<Arc<SegmentTaps>, String> {
+    fn running_sums(&self) -> Result<Arc<RunningSums>, String> {
         let Header { max_tokens, layers, width, .. } = *self.header;
-        let sizes = (max_tokens, layers, width);
-        Ok(Arc::new(self.read(TAPS, |bytes| SegmentTaps::mapped(sizes, self.file, bytes))?))
+        let scales = self.read(SUM_SCALES, Some)?;
+        let sums = self.read(SUMS, |sums| {
+            RunningSums::mapped((max_tokens, layers, width), self.file, [sums, scales])
+        });
+        Ok(Arc::new(sums?))
     }
 
-    fn fields(&self, index: usize, bin: &Bin, taps: Option<&Arc<SegmentTaps>>) -> Result<Fields, String> {
-        let Header { layers, width, .. } = *self.header;
-        let shape = Shape { window: bin.window, layers, width };
-        let far_field =
-            self.read(&far_field_name(index), |bytes| FarField::mapped(shape, self.file, bytes))?;
-        let sketch = taps.filter(|_| bin.sketch > 0).map(|taps| {
-            self.read(&sketch_name(index), |bytes| Sketch::mapped(taps, bin.window, self.file, bytes))
+    fn fields(&self, stored: &StoredBin, sums: Option<&Arc<RunningSums>>) -> Result<Fields, String> {
+        let Header { max_tokens, layers, width, .. } = *self.header;
+        let StoredBin { ref bin, fields: index, step, rows } = *stored;
+        let knots = knots(bin.window, step);
+        let far_field = self.read(&far_field_name(index), |bytes| {
+            FarField::mapped(knots, (layers, width), self.file, bytes)
+        })?;
+        let sketch = sums.filter(|_| bin.sketch > 0).map(|sums| {
+            let cells = Cells::new(bin.window, max_tokens, rows);
+            let scales = self.read(&sketch_scales_name(index), Some)?;
+            self.read(&sketch_name(index), |values| Sketch::mapped(sums, cells, self.file, [values, scales]))
         });
         Ok(Fields { far_field: Arc::new(far_field), sketch: sketch.transpose()?.map(Arc::new) })
     }
@@ -246,13 +312,14 @@ impl Tensors<'_> {
 impl Header {
     /// Checks that windows hold their texts and are smaller than the model's length.
     fn check_bins(&self) -> Result<(), String> {
-        let sound = |bin: &Bin| {
-            (1..=bin.longest).contains(&bin.shortest)
+        let sound = |StoredBin { bin, step, .. }: &StoredBin| {
+            *step > 0
+                && (1..=bin.longest).contains(&bin.shortest)
                 && bin.longest <= bin.window
                 && bin.window < self.max_tokens
         };
         match self.bins.iter().find(|bin| !sound(bin)) {
-            Some(bin) => Err(format!(
+            Some(StoredBin { bin, .. }) => Err(format!(
                 "texts of {} to {} tokens do not fit a window of {}",
                 bin.shortest, bin.longest, bin.window
             )),

@@ -87,13 +87,12 @@ fn stretches(text: &PaddedText<'_>) -> impl Iterator<Item = Range<usize>> + use<
 
 /// A far field's values, each channel's rows beside each other.
 fn channel_by_channel(far_field: &FarField) -> Vec<u16> {
-    let shape = far_field.shape();
-    let mut values = Vec::with_capacity(shape.len());
-    for layer in 0..shape.layers {
+    let (layers, width) = (far_field.layers(), far_field.width());
+    let mut values = Vec::with_capacity(2 * layers * far_field.window() * width);
+    for layer in 0..layers {
         for branch in 0..2 {
-            let rows = far_field.branch(layer, branch);
-            let channels = 0..shape.width;
-            values.extend(channels.flat_map(|channel| rows.iter().skip(channel).step_by(shape.width)));
+            let rows = far_field.everywhere(layer, branch);
+            values.extend((0..width).flat_map(|channel| rows.iter().skip(channel).step_by(width)));
         }
     }
     values
@@ -160,8 +159,7 @@ impl CudaAccelerator {
                 entry.insert((Arc::clone(far_field), buffer))
             }
         };
-        let shape = far_field.shape();
-        Ok((buffer, [shape.layers, shape.width]))
+        Ok((buffer, [far_field.layers(), far_field.width()]))
     }
 
     /// A workspace for the pass: one that another has left, or a new one.

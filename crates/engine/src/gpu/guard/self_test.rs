@@ -11,7 +11,7 @@ use super::Distrust;
 use super::supervised::{Supervised, Turns};
 use super::trust::{compare, is_finite, most};
 use crate::gpu::{DeviceError, PaddedText, Pooled};
-use crate::padding::{FarField, Record, Recording, Window};
+use crate::padding::{FarField, Window};
 use crate::{Backend, CpuBackend, EngineError, Pooling};
 
 /// Lengths of texts: each way in which a convolution is computed, both sides of its limits, and numbers of rows that leave
@@ -126,7 +126,7 @@ pub(super) fn test_later(cpu: &CpuBackend, gpu: &Supervised, tokens: usize) -> R
         Err(DeviceError::OutOfMemory(_)) => return Ok(()),
         Err(error) => return Err(Distrust::Device(error.to_string())),
     };
-    let expected = cpu.windows().encode(&ids, Window::alone(tokens), &mut Record::default());
+    let expected = cpu.windows().encode(&ids, Window::alone(tokens), &mut []);
     let expected = expected.map_err(Distrust::Cpu)?.swap_remove(Pooling::Mean as usize);
     let dtype = gpu.description().dtype;
     // A text that goes beyond half precision is the CPU's to compute, and no reason for distrust.
@@ -158,15 +158,10 @@ pub(super) fn ids(tokens: usize, vocabulary: usize) -> Vec<u32> {
 }
 
 fn made_up_far_field(cpu: &CpuBackend, window: usize) -> FarField {
-    let shape = cpu.windows().shape(window);
-    let mut recording = Recording::new(shape);
-    for layer in 0..shape.layers {
-        for (branch, values) in recording.layer_mut(layer).into_iter().enumerate() {
-            let drawn = uniform(&format!("far_field.{layer}.{branch}"), 1, values.len());
-            values.iter_mut().zip(drawn).for_each(|(value, drawn)| *value = FAR_FIELD * drawn);
-        }
-    }
-    FarField::from(&recording)
+    let (layers, width) = cpu.windows().shape();
+    let mut values = uniform("far_field", 1, 2 * layers * window * width);
+    values.iter_mut().for_each(|value| *value *= FAR_FIELD);
+    FarField::new(window, width, &values)
 }
 
 /// Computes both vectors of a text on the GPU, and compares them.

@@ -35,8 +35,8 @@ impl FarFieldBank {
         if let Some(kept) = self.kept().iter().find(|kept| Arc::ptr_eq(&kept.source, source)) {
             return Ok(Arc::clone(&kept.device));
         }
-        let branch = |layer, branch| gpu.upload(bytemuck::cast_slice(source.branch(layer, branch)));
-        let layers = (0..source.shape().layers).map(|layer| Ok([branch(layer, 0)?, branch(layer, 1)?]));
+        let branch = |layer, branch| gpu.upload(bytemuck::cast_slice(&source.everywhere(layer, branch)));
+        let layers = (0..source.layers()).map(|layer| Ok([branch(layer, 0)?, branch(layer, 1)?]));
         let device = Arc::new(layers.collect::<Result<DeviceFarField, GpuError>>()?);
         let mut kept = self.kept();
         kept.push_back(Kept { source: Arc::clone(source), device: Arc::clone(&device) });

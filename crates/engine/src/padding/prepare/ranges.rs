@@ -1,0 +1,117 @@
+//! Ranges of lengths that are prepared together, and the texts that they are measured with.
+
+use super::ROWS;
+use crate::padding::Probes;
+
+/// The longest texts of the first range.
+const FIRST: usize = 32;
+
+/// Lengths from which a text's cost counts beside what it would be without padding; below, windows double.
+const SHORT: usize = 256;
+
+/// Lengths from which hardly any more rows than the text's are allowed.
+const LONG: usize = 2048;
+
+/// The quotient of the longest and the first window of a range of long texts, which share their recorded passes.
+const SHARED: f64 = 1.5;
+
+/// The windows that share recorded passes.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Range {
+    /// Fewest tokens of a text.
+    pub shortest: usize,
+    /// The windows, smallest first; each is the longest text that it is for.
+    pub windows: Vec<usize>,
+    /// Rows of sketches that are tried.
+    pub rows: Vec<usize>,
+    /// Lengths of the texts that errors are measured with.
+    pub tests: Vec<usize>,
+}
+
+/// The windows of a model, the longest of half its length. A text of n tokens has at most about n/2 more rows from 256 tokens on, and
+/// n/8 from 2,048 on, 64 rows of a sketch included.
+fn windows(max_tokens: usize) -> Vec<usize> {
+    let longest = max_tokens / 2;
+    let next = |window: &usize| {
+        let shortest = (window + 1) as f64;
+        let next = match window + 1 {
+            ..SHORT => 2.0 * *window as f64,
+            SHORT..LONG => (1.44 * shortest - 64.0).min((LONG - 1) as f64).max(1.1 * shortest),
+            _ => (1.13 * shortest - 64.0).min(1.12 * shortest),
+        };
+        (*window < longest).then_some(longest.min(next as usize))
+    };
+    std::iter::successors(Some(FIRST.min(longest)), next).filter(|&window| window > 1).collect()
+}
+
+/// The ranges of a model, shortest first.
+pub(super) fn ranges(max_tokens: usize) -> Vec<Range> {
+    let windows = windows(max_tokens);
+    let mut ranges = Vec::new();
+    let (mut below, mut rest) = (1, &windows[..]);
+    while let Some(&first) = rest.first() {
+        let limit = if first > LONG { (first as f64 * SHARED) as usize } else { first };
+        let (together, others) = rest.split_at(rest.iter().take_while(|&&window| window <= limit).count().max(1));
+        ranges.push(Range::new(below + 1, together.to_vec()));
+        (below, rest) = (together[together.len() - 1], others);
+    }
+    ranges
+}
+
+impl Range {
+    fn new(shortest: usize, windows: Vec<usize>) -> Self {
+        let longest = windows[windows.len() - 1];
+        // Many windows take memory for each number of rows.
+        let rows = if windows.len() > 1 { ROWS[1..3].to_vec() } else { ROWS.to_vec() };
+        let tests = if shortest == 2 { vec![longest, 5.min(longest), longest.div_ceil(2)] } else { vec![longest] };
+        Self { shortest, windows, rows, tests }
+    }
+
+    /// Most tokens of a text.
+    pub fn longest(&self) -> usize {
+        self.windows[self.windows.len() - 1]
+    }
+
+    /// Exact passes that it takes at least.
+    pub fn passes(&self) -> usize {
+        1 + self.tests.len()
+    }
+
+    /// The text of the recorded pass of that number, and the windows that it is recorded of: those that hold it.
+    pub fn recorded(&self, number: usize, probes: &Probes) -> (Vec<u32>, &[usize]) {
+        let (first, width) = (self.windows[0], self.windows[0] - self.shortest.min(self.windows[0]));
+        // In the middle of the range first, then further and further out.
+        let share = if self.windows.len() > 1 { 1.0 } else { 0.6 };
+        let share = [share, 0.95, 0.3, 0.8, 0.1, 0.5][number % 6];
+        let tokens = first - ((1.0 - share) * width as f64) as usize;
+        (probes.text(number + 7 * first, tokens.max(2)), &self.windows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_join_and_keep_to_the_rows_that_are_allowed() {
+        for max_tokens in [2, 3, 8, 64, 300, 2048, 8192, 32768] {
+            let ranges = ranges(max_tokens);
+            let mut below = 1;
+            for range in &ranges {
+                assert_eq!(range.shortest, below + 1, "{max_tokens}: {ranges:?}");
+                assert!(range.windows.is_sorted_by(|a, b| a < b), "{range:?}");
+                let mut shortest = range.shortest;
+                for &window in &range.windows {
+                    let rows = (window + 64) as f64 / shortest as f64;
+                    let most = if shortest >= LONG { 1.14 } else { 1.46 };
+                    assert!(shortest < SHORT || rows < most, "{shortest} to {window}: {rows}");
+                    shortest = window + 1;
+                }
+                below = range.longest();
+            }
+            assert_eq!(ranges.last().map_or(0, Range::longest), if max_tokens < 4 { 0 } else { max_tokens / 2 });
+        }
+        let passes: usize = ranges(32768).iter().map(Range::passes).sum();
+        assert!(passes <= 40, "{passes}");
+    }
+}
