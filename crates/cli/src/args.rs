@@ -84,7 +84,7 @@ pub enum LogFormat {
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// A hub id (owner/name), a folder with config.json and a checkpoint, builtin (small, in the program), or synthetic,
-    /// synthetic:2k, :8k, :32k (no meaning)
+    /// synthetic:2k, :8k, :32k (no meaning), with filters of a family: synthetic:32k:smooth (see danaus synth --help)
     ///
     /// The hub's own variables are honoured: HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE.
     #[arg(long, short, env = "DANAUS_MODEL", default_value = DEFAULT_MODEL, value_name = "MODEL")]

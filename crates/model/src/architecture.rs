@@ -1,7 +1,7 @@
 //! The one list of an M2-BERT checkpoint's tensors: names, shapes, and the ranges of their synthetic values.
 
 use crate::config::ModelConfig;
-use crate::synthetic::Values;
+use crate::synthetic::{FilterPart, Values};
 use crate::tensor::Tensor;
 use crate::weights::{Embeddings, FilterMlp, Layer, LayerNorm, Linear, LongFilter, SineLayer, Weights};
 
@@ -48,15 +48,15 @@ pub(crate) fn assemble<S: Source>(config: &ModelConfig, source: &mut S) -> Resul
 
 fn embeddings<S: Source>(config: &ModelConfig, source: &mut S) -> Result<Embeddings, S::Error> {
     let h = config.hidden_size;
-    let mut table = |name: &str, rows: usize, scale: f64| {
-        source.tensor(&format!("embeddings.{name}_embeddings.weight"), &[rows, h], around(0.0, scale))
+    let mut table = |name: &str, rows: usize, values: Values| {
+        source.tensor(&format!("embeddings.{name}_embeddings.weight"), &[rows, h], values)
     };
-    let word = table("word", config.vocab_size, 1.0)?;
+    let word = table("word", config.vocab_size, around(0.0, 1.0))?;
     let position = match config.use_positional_encodings {
-        true => Some(table("position", config.max_position_embeddings, 0.25)?),
+        true => Some(table("position", config.max_position_embeddings, Values::Positions { scale: 0.25 })?),
         false => None,
     };
-    let token_type = table("token_type", config.type_vocab_size, 0.25)?;
+    let token_type = table("token_type", config.type_vocab_size, around(0.0, 0.25))?;
     Ok(Embeddings { word, position, token_type, layer_norm: layer_norm(source, "embeddings.LayerNorm", h)? })
 }
 
@@ -118,13 +118,22 @@ fn filter_mlp<S: Source>(
     frequencies: [Tensor; 3],
 ) -> Result<FilterMlp, S::Error> {
     let (h, f, e) = (config.hidden_size, config.hyena_filter_order, config.hyena_emb_dim);
-    let mut sine = |index: usize, inputs: usize, frequency: Tensor| {
-        let linear = linear(source, &format!("{prefix}{index}"), &[f, inputs], unit(inputs), 0.3)?;
+    let weight = |part, scale| Values::FilterWeight { part, scale };
+    let mut sine = |index: usize, inputs: usize, part: FilterPart, frequency: Tensor| {
+        let name = format!("{prefix}{index}");
+        let values = weight(part, unit(inputs));
+        let linear = Linear {
+            weight: source.tensor(&format!("{name}.weight"), &[f, inputs], values)?,
+            bias: source.tensor(&format!("{name}.bias"), &[f], around(0.0, 0.3))?,
+        };
         Ok(SineLayer { linear, frequency })
     };
     let [first, second, third] = frequencies;
-    let sine_layers = [sine(0, e, first)?, sine(2, f, second)?, sine(4, f, third)?];
-    let output = source.tensor(&format!("{prefix}6.weight"), &[h, f], around(0.0, 0.02 * unit(f)))?;
+    let inner = FilterPart::Inner;
+    let sine_layers =
+        [sine(0, e, FilterPart::First, first)?, sine(2, f, inner, second)?, sine(4, f, inner, third)?];
+    let last = weight(FilterPart::Last, 0.02 * unit(f));
+    let output = source.tensor(&format!("{prefix}6.weight"), &[h, f], last)?;
     Ok(FilterMlp { sine_layers, output })
 }
 

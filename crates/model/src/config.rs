@@ -98,6 +98,10 @@ pub struct ConfigFile {
 /// The key of a `config.json` that says that its checkpoint is synthetic, and from which seed.
 pub(crate) const SYNTHETIC_SEED_KEY: &str = "danaus_synthetic_seed";
 
+/// The keys of a `config.json` that say which filters a synthetic checkpoint has, where they are not the default.
+pub(crate) const SYNTHETIC_FILTERS_KEYS: [&str; 2] =
+    ["danaus_synthetic_filters", "danaus_synthetic_strength"];
+
 /// The key of a `config.json` that says which padding a model was trained with: `none` or `max-length`.
 const PADDING_KEY: &str = "danaus_padding";
 

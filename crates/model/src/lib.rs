@@ -9,6 +9,7 @@ mod checkpoint;
 mod config;
 mod digest;
 mod error;
+mod families;
 pub mod hub;
 mod load;
 mod resolve;
@@ -22,6 +23,7 @@ mod write;
 
 pub use config::{ConfigError, ConfigFile, ModelConfig};
 pub use error::{CheckpointError, LoadError};
+pub use families::{FilterFamily, FilterFamilyError, Strength, StrengthError, SyntheticFilters};
 pub use hub::{HubError, HubOptions};
 pub use load::{load_checkpoint, load_folder, read_config};
 pub use source::{
@@ -37,7 +39,7 @@ pub use write::{write_file, write_synthetic};
 /// A model that is ready to be computed with.
 #[derive(Debug, Clone)]
 pub struct LoadedModel {
-    /// What to call it: the hub id, the folder's name, `builtin`, or `synthetic:32k`.
+    /// What to call it: the hub id, the folder's name, `builtin`, or `synthetic:32k` (`synthetic:32k:smooth`).
     pub id: String,
     /// The hub's commit, where it came from there.
     pub revision: Option<String>,
@@ -57,6 +59,14 @@ pub struct LoadedModel {
 /// # Panics
 /// Where `config` is not valid (see [`ModelConfig::validate`]).
 pub fn synthetic(config: &ModelConfig, seed: u64) -> LoadedModel {
+    synthetic_with(config, seed, SyntheticFilters::default())
+}
+
+/// As [`synthetic()`], with long filters of some other family or strength.
+///
+/// # Panics
+/// Where `config` is not valid (see [`ModelConfig::validate`]).
+pub fn synthetic_with(config: &ModelConfig, seed: u64, filters: SyntheticFilters) -> LoadedModel {
     if let Err(error) = config.validate() {
         panic!("synthetic weights of an invalid configuration: {error}");
     }
@@ -64,7 +74,7 @@ pub fn synthetic(config: &ModelConfig, seed: u64) -> LoadedModel {
         id: "synthetic".to_owned(),
         revision: None,
         config: config.clone(),
-        weights: synthetic::weights(config, seed),
+        weights: synthetic::weights(config, seed, filters),
         synthetic: true,
         padded: false,
     }

@@ -128,7 +128,9 @@ impl Source for Reader<'_> {
             Values::Features => positional_features(self.config.long_conv_l_max, self.config.hyena_emb_dim),
             Values::Time => time(self.config.long_conv_l_max),
             Values::Decay => decay_rates(self.config.hidden_size),
-            Values::Uniform { .. } => return Ok(self.missing(name.to_owned())),
+            Values::Uniform { .. } | Values::Positions { .. } | Values::FilterWeight { .. } => {
+                return Ok(self.missing(name.to_owned()));
+            }
         };
         Ok(Tensor::from_vec(shape, computed))
     }

@@ -6,9 +6,10 @@ use std::str::FromStr;
 
 use crate::config::ModelConfig;
 use crate::error::LoadError;
+use crate::families::FilterFamily;
 use crate::hub::{self, HubError, HubOptions, Snapshot};
 use crate::load::{described, load_checkpoint, load_folder, read_config};
-use crate::{LoadedModel, builtin, synthetic};
+use crate::{LoadedModel, builtin, synthetic_with};
 
 /// The hub id of the model that is used where none is named.
 pub const DEFAULT_MODEL: &str = "togethercomputer/m2-bert-80M-32k-retrieval";
@@ -16,14 +17,15 @@ pub const DEFAULT_MODEL: &str = "togethercomputer/m2-bert-80M-32k-retrieval";
 /// Seed of the models that [`ModelSource::Synthetic`] names.
 pub const SYNTHETIC_SEED: u64 = 1;
 
-/// Where a model comes from. Reads from text as `builtin`, `synthetic`, `synthetic:2k`, `synthetic:8k`, `synthetic:32k`, the
-/// path of a folder that exists, or a hub id `owner/name`.
+/// Where a model comes from. Reads from text as `builtin`, `synthetic`, `synthetic:2k`, `synthetic:8k`, `synthetic:32k` (each
+/// of the three also with a family of filters, as in `synthetic:2k:smooth`), the path of a folder that exists, or a hub id
+/// `owner/name`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelSource {
     /// The small model that comes with the program: 384 dimensions, 2,048 tokens, real vectors.
     Builtin,
-    /// M2-BERT-80M's shape with weights from [`SYNTHETIC_SEED`]: vectors carry no meaning.
-    Synthetic(SyntheticSize),
+    /// M2-BERT-80M's shape with weights from [`SYNTHETIC_SEED`] and filters of that family: vectors carry no meaning.
+    Synthetic(SyntheticSize, FilterFamily),
     /// A folder with `config.json` and a checkpoint.
     Folder(PathBuf),
     /// A repository of the Hugging Face hub.
@@ -51,13 +53,27 @@ impl SyntheticSize {
             SyntheticSize::K32 => 32_768,
         }
     }
+
+    /// The size that is called `name`.
+    fn named(name: &str) -> Option<Self> {
+        [Self::K2, Self::K8, Self::K32].into_iter().find(|size| size.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            SyntheticSize::K2 => "2k",
+            SyntheticSize::K8 => "8k",
+            SyntheticSize::K32 => "32k",
+        }
+    }
 }
 
 /// A model source that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{input:?} {problem}: expected a hub id (owner/name, such as {DEFAULT_MODEL}), a folder with config.json and a \
-     checkpoint, builtin, or synthetic (synthetic:2k, synthetic:8k, synthetic:32k)"
+     checkpoint, builtin, or synthetic (synthetic:2k, synthetic:8k, synthetic:32k; then, for filters of one family, :init, \
+     :smooth, :mid or :rough)"
 )]
 pub struct ModelSourceError {
     input: String,
@@ -69,32 +85,47 @@ impl FromStr for ModelSource {
 
     fn from_str(input: &str) -> Result<Self, ModelSourceError> {
         let error = |problem| ModelSourceError { input: input.to_owned(), problem };
-        let size = match input {
+        match input {
             builtin::NAME => return Ok(ModelSource::Builtin),
-            "synthetic" | "synthetic:32k" => Some(SyntheticSize::K32),
-            "synthetic:8k" => Some(SyntheticSize::K8),
-            "synthetic:2k" => Some(SyntheticSize::K2),
-            _ => None,
-        };
-        let path = Path::new(input);
-        match size {
-            Some(size) => Ok(ModelSource::Synthetic(size)),
-            None if input.starts_with("synthetic:") => Err(error("is no size of a synthetic model")),
-            None if path.is_dir() => Ok(ModelSource::Folder(path.to_owned())),
-            None if path.exists() => Err(error("is a file, not the folder that holds it")),
-            None if hub::is_repository_id(input) => Ok(ModelSource::Hub(input.to_owned())),
-            None => Err(error("is neither a folder that exists nor a hub id")),
+            "synthetic" => {
+                return Ok(ModelSource::Synthetic(SyntheticSize::default(), FilterFamily::default()));
+            }
+            _ => {}
+        }
+        if let Some(kind) = input.strip_prefix("synthetic:") {
+            return synthetic_kind(kind).map_err(error);
+        }
+        match Path::new(input) {
+            path if path.is_dir() => Ok(ModelSource::Folder(path.to_owned())),
+            path if path.exists() => Err(error("is a file, not the folder that holds it")),
+            _ if hub::is_repository_id(input) => Ok(ModelSource::Hub(input.to_owned())),
+            _ => Err(error("is neither a folder that exists nor a hub id")),
         }
     }
+}
+
+/// The synthetic model of that size, or of that size and family: `2k`, `2k:smooth`. Else, what is wrong.
+fn synthetic_kind(kind: &str) -> Result<ModelSource, &'static str> {
+    let (size, family) = match kind.split_once(':') {
+        Some((size, family)) => (size, Some(family)),
+        None => (kind, None),
+    };
+    let size = SyntheticSize::named(size).ok_or("is no size of a synthetic model")?;
+    let family = match family {
+        Some(name) => name.parse().map_err(|_| "names no family of filters")?,
+        None => FilterFamily::default(),
+    };
+    Ok(ModelSource::Synthetic(size, family))
 }
 
 impl fmt::Display for ModelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ModelSource::Builtin => f.write_str(builtin::NAME),
-            ModelSource::Synthetic(SyntheticSize::K2) => f.write_str("synthetic:2k"),
-            ModelSource::Synthetic(SyntheticSize::K8) => f.write_str("synthetic:8k"),
-            ModelSource::Synthetic(SyntheticSize::K32) => f.write_str("synthetic:32k"),
+            ModelSource::Synthetic(size, family) => {
+                write!(f, "synthetic:{}", size.name())?;
+                if *family == FilterFamily::default() { Ok(()) } else { write!(f, ":{family}") }
+            }
             ModelSource::Folder(path) => path.display().fmt(f),
             ModelSource::Hub(id) => f.write_str(id),
         }
@@ -119,9 +150,10 @@ pub struct LoadOptions {
 pub fn load(options: &LoadOptions) -> Result<LoadedModel, LoadError> {
     match &options.source {
         ModelSource::Builtin => builtin::load(),
-        ModelSource::Synthetic(size) => {
+        ModelSource::Synthetic(size, family) => {
             let config = ModelConfig::m2_bert_80m(size.max_tokens());
-            Ok(LoadedModel { id: options.source.to_string(), ..synthetic(&config, SYNTHETIC_SEED) })
+            let model = synthetic_with(&config, SYNTHETIC_SEED, (*family).into());
+            Ok(LoadedModel { id: options.source.to_string(), ..model })
         }
         ModelSource::Folder(path) => load_folder(path),
         ModelSource::Hub(id) => {

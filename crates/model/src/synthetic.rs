@@ -4,6 +4,9 @@
 //! in counter mode: the mixed state `start + (i + 1) * golden`, where `start` is the FNV-1a hash of the tensor's name,
 //! xor `seed * golden`. Its top 24 bits make a float32 in [-1, 1), exactly. So every tensor can be made alone, in any
 //! order and in parallel, with the same bits everywhere.
+//!
+//! A normal value is the sum of 12 such values, divided by 2: the sum is exact, so that no platform's logarithm or cosine
+//! decides the bits. It never leaves [-6, 6].
 
 use std::cell::OnceCell;
 use std::convert::Infallible;
@@ -12,6 +15,7 @@ use rayon::prelude::*;
 
 use crate::architecture::{Source, assemble};
 use crate::config::ModelConfig;
+use crate::families::{REFERENCE_LENGTH, SyntheticFilters};
 use crate::tensor::Tensor;
 use crate::weights::Weights;
 
@@ -25,17 +29,42 @@ pub fn uniform(name: &str, seed: u64, count: usize) -> Vec<f32> {
     scaled(name, seed, count, 1.0)
 }
 
+/// `count` values of a standard normal distribution (nearly: see the module), a pure function of tensor name, seed and index.
+/// They are made of the same draws as [`uniform`]'s, so one name should be asked for one of the two.
+pub fn normal(name: &str, seed: u64, count: usize) -> Vec<f32> {
+    scaled_normal(name, seed, count, 1.0)
+}
+
 /// [`uniform`] times `scale`.
 fn scaled(name: &str, seed: u64, count: usize, scale: f32) -> Vec<f32> {
+    drawn(name, seed, count, |[top]| (top as f32 * (1.0 / (1 << 23) as f32) - 1.0) * scale)
+}
+
+/// [`normal`] times `scale`.
+fn scaled_normal(name: &str, seed: u64, count: usize, scale: f64) -> Vec<f32> {
+    drawn(name, seed, count, |draws: [u32; 12]| {
+        let sum: u32 = draws.iter().sum(); // 12 draws of 24 bits: no overflow, and exact in float64
+        ((f64::from(sum) / f64::from(1 << 24) - 6.0) * scale) as f32
+    })
+}
+
+/// `count` values, value `i` of the draws `N * i` to `N * (i + 1)`, 24 bits each.
+fn drawn<const N: usize>(
+    name: &str,
+    seed: u64,
+    count: usize,
+    value_of: impl Fn([u32; N]) -> f32 + Sync,
+) -> Vec<f32> {
     const BLOCK: usize = 1 << 16;
     let start = fnv1a64(name) ^ seed.wrapping_mul(GOLDEN);
     let mut values = vec![0.0; count];
     values.par_chunks_mut(BLOCK).enumerate().for_each(|(block, values)| {
-        let mut state = start.wrapping_add(GOLDEN.wrapping_mul((block * BLOCK) as u64));
+        let mut state = start.wrapping_add(GOLDEN.wrapping_mul((block * BLOCK * N) as u64));
         for value in values {
-            state = state.wrapping_add(GOLDEN);
-            let top = (splitmix64(state) >> 40) as f32; // 24 bits: exact in float32
-            *value = (top * (1.0 / (1 << 23) as f32) - 1.0) * scale;
+            *value = value_of(std::array::from_fn(|_| {
+                state = state.wrapping_add(GOLDEN);
+                (splitmix64(state) >> 40) as u32
+            }));
         }
     });
     values
@@ -57,12 +86,27 @@ fn fnv1a64(text: &str) -> u64 {
 pub(crate) enum Values {
     /// Uniform in `centre` plus or minus `scale`.
     Uniform { centre: f64, scale: f64 },
+    /// The position table: uniform in plus or minus `scale`, unless the family of filters has its own.
+    Positions { scale: f64 },
+    /// Weights of a filter's MLP: uniform in plus or minus `scale`, unless the family of filters has its own.
+    FilterWeight { part: FilterPart, scale: f64 },
     /// Positional features, as if trained a little.
     Features,
     /// Time in [0, 1].
     Time,
     /// Decay rates.
     Decay,
+}
+
+/// A linear layer of a filter's MLP.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum FilterPart {
+    /// `0`, which reads the positional features.
+    First,
+    /// `2` and `4`.
+    Inner,
+    /// `6`, which makes the taps.
+    Last,
 }
 
 /// Initial value of `pos_emb.z`, [length, features] row-major: time in [0, 1], then cosines, then minus sines. Trained:
@@ -105,14 +149,15 @@ fn linspace(start: f64, stop: f64, count: usize) -> Vec<f64> {
 pub(crate) struct Generator<'a> {
     config: &'a ModelConfig,
     seed: u64,
+    filters: SyntheticFilters,
     /// Untrained positional features, the same for every filter.
     features: OnceCell<Vec<f32>>,
 }
 
 impl<'a> Generator<'a> {
     /// `config` must be valid.
-    pub(crate) fn new(config: &'a ModelConfig, seed: u64) -> Self {
-        Self { config, seed, features: OnceCell::new() }
+    pub(crate) fn new(config: &'a ModelConfig, seed: u64, filters: SyntheticFilters) -> Self {
+        Self { config, seed, filters, features: OnceCell::new() }
     }
 
     /// The `count` values of a tensor.
@@ -126,17 +171,43 @@ impl<'a> Generator<'a> {
                 }
                 data
             }
-            Values::Features => {
-                let untrained = self
-                    .features
-                    .get_or_init(|| positional_features(config.long_conv_l_max, config.hyena_emb_dim));
-                let mut data = scaled(name, self.seed, count, 0.01);
-                data.iter_mut().zip(untrained).for_each(|(x, feature)| *x += feature);
-                data
+            Values::Positions { scale } => {
+                let scale = self.filters.family.shape().map_or(scale, |shape| shape.positions);
+                scaled(name, self.seed, count, scale as f32)
             }
+            Values::FilterWeight { part, scale } => self.filter_weight(name, count, part, scale),
+            Values::Features => self.trained_features(name, count),
             Values::Time => time(config.long_conv_l_max),
             Values::Decay => decay_rates(config.hidden_size),
         }
+    }
+
+    fn filter_weight(&self, name: &str, count: usize, part: FilterPart, scale: f64) -> Vec<f32> {
+        let strength = match part {
+            FilterPart::First | FilterPart::Inner => 1.0,
+            FilterPart::Last => self.filters.strength.get(),
+        };
+        let Some(shape) = self.filters.family.shape() else {
+            return scaled(name, self.seed, count, (scale * strength) as f32);
+        };
+        let deviation = match part {
+            FilterPart::First => 3.0 * shape.weight,
+            FilterPart::Inner => shape.weight,
+            FilterPart::Last => shape.last * REFERENCE_LENGTH / self.config.long_conv_l_max as f64,
+        };
+        scaled_normal(name, self.seed, count, deviation * strength)
+    }
+
+    fn trained_features(&self, name: &str, count: usize) -> Vec<f32> {
+        let config = self.config;
+        let untrained =
+            self.features.get_or_init(|| positional_features(config.long_conv_l_max, config.hyena_emb_dim));
+        let mut data = match self.filters.family.shape() {
+            Some(shape) => scaled_normal(name, self.seed, count, shape.noise),
+            None => scaled(name, self.seed, count, 0.01),
+        };
+        data.iter_mut().zip(untrained).for_each(|(x, feature)| *x += feature);
+        data
     }
 }
 
@@ -148,8 +219,8 @@ impl Source for Generator<'_> {
     }
 }
 
-/// Weights of any shape: a pure function of configuration and seed. `config` must be valid.
-pub(crate) fn weights(config: &ModelConfig, seed: u64) -> Weights {
-    let Ok(weights) = assemble(config, &mut Generator::new(config, seed));
+/// Weights of any shape: a pure function of configuration, seed and filters. `config` must be valid.
+pub(crate) fn weights(config: &ModelConfig, seed: u64, filters: SyntheticFilters) -> Weights {
+    let Ok(weights) = assemble(config, &mut Generator::new(config, seed, filters));
     weights
 }

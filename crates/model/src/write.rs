@@ -12,19 +12,26 @@ use serde_json::{Value, json};
 use tempfile::{Builder, NamedTempFile};
 
 use crate::architecture::{Source, assemble};
-use crate::config::{ModelConfig, SYNTHETIC_SEED_KEY};
+use crate::config::{ModelConfig, SYNTHETIC_FILTERS_KEYS, SYNTHETIC_SEED_KEY};
 use crate::error::LoadError;
+use crate::families::SyntheticFilters;
 use crate::synthetic::{Generator, Values};
 use crate::tensor::Tensor;
 
 /// Writes a synthetic model into the folder `out`, which is made where it does not exist: `config.json`, which says that
-/// it is synthetic, and `model.safetensors` in float32. Each file appears under its name only when it is complete. Holds
+/// it is synthetic and made how, and `model.safetensors` in float32. Each file appears under its name only when it is complete. Holds
 /// one tensor in memory at a time.
 ///
 /// # Errors
 /// A configuration that is not supported, a file that exists already (unless `force`), or a disk that is full or cannot
 /// be written.
-pub fn write_synthetic(config: &ModelConfig, seed: u64, out: &Path, force: bool) -> Result<(), LoadError> {
+pub fn write_synthetic(
+    config: &ModelConfig,
+    seed: u64,
+    filters: SyntheticFilters,
+    out: &Path,
+    force: bool,
+) -> Result<(), LoadError> {
     let (config_path, model_path) = (out.join("config.json"), out.join("model.safetensors"));
     config.validate().map_err(|error| LoadError::Config { path: config_path.clone(), error })?;
     for path in [&config_path, &model_path] {
@@ -33,9 +40,9 @@ pub fn write_synthetic(config: &ModelConfig, seed: u64, out: &Path, force: bool)
         }
     }
     std::fs::create_dir_all(out).map_err(|error| unwritable(out, error))?;
-    write_file(&model_path, force, |file| write_tensors(config, seed, file))?;
+    write_file(&model_path, force, |file| write_tensors(config, seed, filters, file))?;
     write_file(&config_path, force, |file| {
-        serde_json::to_writer_pretty(&mut *file, &config_json(config, seed))?;
+        serde_json::to_writer_pretty(&mut *file, &config_json(config, seed, filters))?;
         file.write_all(b"\n")
     })
 }
@@ -84,16 +91,26 @@ fn new_file_beside(path: &Path) -> io::Result<NamedTempFile> {
         .tempfile_in(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 
-fn config_json(config: &ModelConfig, seed: u64) -> Value {
+fn config_json(config: &ModelConfig, seed: u64, filters: SyntheticFilters) -> Value {
     let mut value = json!(config);
     value["model_type"] = json!("m2_bert");
     value["torch_dtype"] = json!("float32");
     value[SYNTHETIC_SEED_KEY] = json!(seed);
+    if filters != SyntheticFilters::default() {
+        let [family, strength] = SYNTHETIC_FILTERS_KEYS;
+        value[family] = json!(filters.family.name());
+        value[strength] = json!(filters.strength.get());
+    }
     value
 }
 
 /// Writes the safetensors format: the header's length, the header, and each tensor as it is made.
-fn write_tensors(config: &ModelConfig, seed: u64, file: &mut impl Write) -> io::Result<()> {
+fn write_tensors(
+    config: &ModelConfig,
+    seed: u64,
+    filters: SyntheticFilters,
+    file: &mut impl Write,
+) -> io::Result<()> {
     let mut list = List(Vec::new());
     let Ok(_) = assemble(config, &mut list);
     let mut offset = 0;
@@ -110,7 +127,7 @@ fn write_tensors(config: &ModelConfig, seed: u64, file: &mut impl Write) -> io::
     header.resize(header.len().next_multiple_of(8), b' ');
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(&header)?;
-    let generator = Generator::new(config, seed);
+    let generator = Generator::new(config, seed, filters);
     for tensor in &list.0 {
         let values = generator.values(&tensor.name, tensor.shape.iter().product(), tensor.values);
         write_floats(file, &values)?;

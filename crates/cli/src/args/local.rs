@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::{Args, ValueEnum};
-use danaus_model::ModelSource;
+use danaus_model::{FilterFamily, ModelSource, Strength};
 
 use super::{ComputeArgs, MAX_BATCH, ModelArgs, TextArgs, TokenizerArgs, at_least_one, one_to, seconds};
 
@@ -86,6 +86,16 @@ pub struct SynthArgs {
     /// What the weights are made from: the same seed gives the same bits
     #[arg(long, env = "DANAUS_SEED", default_value_t = danaus_model::SYNTHETIC_SEED, value_name = "N")]
     pub seed: u64,
+    /// How smooth the long filters are: init, smooth, mid or rough (white noise)
+    ///
+    /// The published models' training code starts a filter's weights small and its positional features at exact sinusoids, and
+    /// trains those at a rate of 1e-5. So the published models' filters are expected to be like smooth. That could not be
+    /// checked.
+    #[arg(long, env = "DANAUS_FILTERS", default_value_t = FilterFamily::default(), value_name = "FAMILY")]
+    pub filters: FilterFamily,
+    /// A factor on the filters: more of it lets padding change a vector more; 4 is a hard case
+    #[arg(long, env = "DANAUS_STRENGTH", default_value_t = Strength::default(), value_name = "X")]
+    pub strength: Strength,
     /// Folder to write config.json and model.safetensors to
     #[arg(long, env = "DANAUS_OUT", value_name = "DIR")]
     pub out: PathBuf,

@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use anyhow::Context;
-use danaus_model::{ModelConfig, read_config, write_synthetic};
+use danaus_model::{ModelConfig, SyntheticFilters, read_config, write_synthetic};
 
 use crate::args::SynthArgs;
 use crate::stdout;
 
 pub fn run(args: SynthArgs) -> anyhow::Result<()> {
     let config = config(&args.config)?;
-    write_synthetic(&config, args.seed, &args.out, args.force)?;
+    let filters = SyntheticFilters { family: args.filters, strength: args.strength };
+    write_synthetic(&config, args.seed, filters, &args.out, args.force)?;
     stdout::print(args.out.display())
 }
 

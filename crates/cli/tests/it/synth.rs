@@ -46,6 +46,34 @@ fn files_are_a_function_of_configuration_and_seed() {
 }
 
 #[test]
+fn filters_are_of_the_family_and_strength_that_are_asked_for() {
+    let folder = with_config(&small_config());
+    let config = folder.path().join("config");
+    let made = |name: &str, args: &[&str]| {
+        let out = folder.path().join(name);
+        let mut command = danaus(&["synth", "--config"]);
+        run(command.arg(&config).args(args).arg("--out").arg(&out)).exits(0);
+        read(&out)
+    };
+    let plain = made("plain", &[]);
+    assert!(plain == made("rough", &["--filters", "rough", "--strength", "1"]));
+    let written = String::from_utf8(plain[0].clone()).unwrap();
+    assert!(!written.contains("danaus_synthetic_filters"), "{written}");
+    let (smooth, strong) =
+        (made("smooth", &["--filters=smooth"]), made("strong", &["--filters=smooth", "--strength=4"]));
+    for (one, other) in [(&plain, &smooth), (&smooth, &strong)] {
+        assert!(one[1] != other[1] && one[1].len() == other[1].len());
+    }
+    let written: Value = serde_json::from_slice(&strong[0]).unwrap();
+    assert_eq!(
+        (&written["danaus_synthetic_filters"], &written["danaus_synthetic_strength"]),
+        (&json!("smooth"), &json!(4.0))
+    );
+    let out = folder.path().join("smooth");
+    run_with(&mut danaus_with(&out, "embed --input ids"), b"[101, 2054, 102]\n").exits(0);
+}
+
+#[test]
 fn nothing_is_overwritten_unasked() {
     let folder = with_config(&small_config());
     let [config, out] = ["config", "out"].map(|name| folder.path().join(name));

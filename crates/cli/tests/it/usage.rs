@@ -46,6 +46,11 @@ fn usage_errors_exit_with_2_and_help() {
     run(&mut danaus(&["serve", "--pooling", "max"])).fails(2, &["\"max\"", "mean, cls, model"]);
     run(&mut danaus(&["serve", "--padding", "left"])).fails(2, &["\"left\"", "none, max-length, fast"]);
     run(&mut danaus(&["synth", "--config", "80m-2k"])).fails(2, &["--out <DIR>"]);
+    run(&mut danaus(&["synth", "--filters", "soft"])).fails(2, &["\"soft\"", "init, smooth, mid or rough"]);
+    for strength in ["0", "-1", "NaN", "inf", "1001", "strong", ""] {
+        let argument = format!("--strength={strength}");
+        run(&mut danaus(&["synth", &argument])).fails(2, &["--strength", "above 0, at most 1000"]);
+    }
     run(&mut danaus(&["bench", "--lengths", "8,,9"])).fails(2, &["--lengths"]);
     run(&mut danaus(&["bench", "--batch", "18446744073709551615"])).fails(2, &["--batch", "65536"]);
 }
@@ -63,7 +68,7 @@ fn an_unknown_log_level_is_refused() {
 
 #[test]
 fn a_model_that_can_be_none_is_refused_with_what_can() {
-    for model in ["nonsense", "synthetic:4k", "", "no/such/folder", "-x/y"] {
+    for model in ["nonsense", "synthetic:4k", "synthetic:2k:soft", "", "no/such/folder", "-x/y"] {
         let argument = format!("--model={model}");
         for subcommand in ["serve", "embed", "prepare", "verify", "info", "bench", "download"] {
             let run = run(&mut danaus(&[subcommand, &argument])).exits(2);

@@ -4,6 +4,7 @@ mod checkpoint;
 mod common;
 mod config;
 mod damage;
+mod families;
 mod folder;
 mod hub;
 mod source;

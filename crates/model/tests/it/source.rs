@@ -1,6 +1,9 @@
 //! Naming a model, and loading what is named.
 
-use danaus_model::{HubOptions, LoadOptions, ModelSource, SyntheticSize, load, synthetic};
+use danaus_model::FilterFamily::{Init, Mid, Rough, Smooth};
+use danaus_model::{
+    HubOptions, LoadOptions, ModelConfig, ModelSource, SyntheticSize, load, synthetic, synthetic_with,
+};
 
 use crate::common::{assert_same, fixture};
 
@@ -12,10 +15,14 @@ fn parse(text: &str) -> Result<ModelSource, String> {
 fn names_are_understood_and_shown_again() {
     let folder = fixture("tiny-64");
     let cases = [
-        ("synthetic", ModelSource::Synthetic(SyntheticSize::K32), "synthetic:32k"),
-        ("synthetic:2k", ModelSource::Synthetic(SyntheticSize::K2), "synthetic:2k"),
-        ("synthetic:8k", ModelSource::Synthetic(SyntheticSize::K8), "synthetic:8k"),
-        ("synthetic:32k", ModelSource::Synthetic(SyntheticSize::K32), "synthetic:32k"),
+        ("synthetic", ModelSource::Synthetic(SyntheticSize::K32, Rough), "synthetic:32k"),
+        ("synthetic:2k", ModelSource::Synthetic(SyntheticSize::K2, Rough), "synthetic:2k"),
+        ("synthetic:8k", ModelSource::Synthetic(SyntheticSize::K8, Rough), "synthetic:8k"),
+        ("synthetic:32k", ModelSource::Synthetic(SyntheticSize::K32, Rough), "synthetic:32k"),
+        ("synthetic:32k:rough", ModelSource::Synthetic(SyntheticSize::K32, Rough), "synthetic:32k"),
+        ("synthetic:32k:smooth", ModelSource::Synthetic(SyntheticSize::K32, Smooth), "synthetic:32k:smooth"),
+        ("synthetic:8k:mid", ModelSource::Synthetic(SyntheticSize::K8, Mid), "synthetic:8k:mid"),
+        ("synthetic:2k:init", ModelSource::Synthetic(SyntheticSize::K2, Init), "synthetic:2k:init"),
         (
             danaus_model::DEFAULT_MODEL,
             ModelSource::Hub(danaus_model::DEFAULT_MODEL.into()),
@@ -46,6 +53,11 @@ fn what_cannot_be_a_model_is_refused_with_what_can() {
         ("owner/na me", "is neither a folder that exists nor a hub id"),
         ("owner/name?x", "is neither a folder that exists nor a hub id"),
         ("synthetic:4k", "is no size of a synthetic model"),
+        ("synthetic:", "is no size of a synthetic model"),
+        ("synthetic:smooth", "is no size of a synthetic model"),
+        ("synthetic:2k:", "names no family of filters"),
+        ("synthetic:2k:soft", "names no family of filters"),
+        ("synthetic:2k:smooth:smooth", "names no family of filters"),
         (file.to_str().unwrap(), "is a file, not the folder that holds it"),
     ];
     for (text, problem) in cases {
@@ -54,7 +66,10 @@ fn what_cannot_be_a_model_is_refused_with_what_can() {
             error.starts_with(&format!("{text:?} {problem}: expected a hub id (owner/name, such as")),
             "{error}"
         );
-        assert!(error.contains("synthetic:2k"), "{error}");
+        assert!(
+            error.contains("synthetic:2k") && error.contains(":init, :smooth, :mid or :rough"),
+            "{error}"
+        );
     }
 }
 
@@ -64,9 +79,13 @@ fn options(source: ModelSource) -> LoadOptions {
 
 #[test]
 fn a_named_synthetic_model_is_the_80m_shape_with_seed_1() {
-    let model = load(&options(ModelSource::Synthetic(SyntheticSize::K2))).unwrap();
+    let model = load(&options(ModelSource::Synthetic(SyntheticSize::K2, Rough))).unwrap();
     assert_eq!((model.id.as_str(), model.synthetic, model.config.max_tokens()), ("synthetic:2k", true, 2048));
-    assert_same(&model.weights, &synthetic(&danaus_model::ModelConfig::m2_bert_80m(2048), 1).weights);
+    let config = ModelConfig::m2_bert_80m(2048);
+    assert_same(&model.weights, &synthetic(&config, 1).weights);
+    let model = load(&options(ModelSource::Synthetic(SyntheticSize::K2, Smooth))).unwrap();
+    assert_eq!((model.id.as_str(), model.synthetic), ("synthetic:2k:smooth", true));
+    assert_same(&model.weights, &synthetic_with(&config, 1, Smooth.into()).weights);
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! Synthetic weights against the NumPy generator that defines them.
 
+use std::path::Path;
+
 use danaus_model::synthetic::uniform;
-use danaus_model::{ModelConfig, Tensor, load_folder, synthetic, write_synthetic};
+use danaus_model::{
+    LoadError, ModelConfig, SyntheticFilters, Tensor, load_folder, synthetic, write_synthetic,
+};
 use sha2::{Digest, Sha256};
 
 use crate::common::{FIXTURES, assert_same, bits, fixture, small_config, tensors};
@@ -113,6 +117,10 @@ const HASHES: [(usize, u64, &str, &str); 18] = [
     ),
 ];
 
+fn write_rough(config: &ModelConfig, seed: u64, out: &Path, force: bool) -> Result<(), LoadError> {
+    write_synthetic(config, seed, SyntheticFilters::default(), out, force)
+}
+
 fn sha256(tensor: &Tensor) -> String {
     let bytes: Vec<u8> = tensor.to_vec().iter().flat_map(|value| value.to_le_bytes()).collect();
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -206,7 +214,7 @@ fn a_written_model_loads_as_the_one_that_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("a/b");
     let config = ModelConfig { hyena_w: 4.0, layer_norm_eps: 1e-6, pool_all: true, ..small_config() };
-    write_synthetic(&config, 11, &out, false).unwrap();
+    write_rough(&config, 11, &out, false).unwrap();
     let loaded = load_folder(&out).unwrap();
     assert!(loaded.synthetic, "it is known to be synthetic");
     assert_eq!((loaded.id.as_str(), &loaded.revision, &loaded.config), ("b", &None, &config));
@@ -223,7 +231,7 @@ fn a_written_model_loads_as_the_one_that_is_made() {
 fn a_model_without_position_table_is_written_without_one() {
     let folder = tempfile::tempdir().unwrap();
     let config = ModelConfig { use_positional_encodings: false, ..small_config() };
-    write_synthetic(&config, 1, folder.path(), false).unwrap();
+    write_rough(&config, 1, folder.path(), false).unwrap();
     assert!(load_folder(folder.path()).unwrap().weights.embeddings.position.is_none());
 }
 
@@ -232,12 +240,12 @@ fn existing_files_are_overwritten_only_when_forced() {
     for name in ["config.json", "model.safetensors"] {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(name), "precious").unwrap();
-        let error = write_synthetic(&small_config(), 1, folder.path(), false).unwrap_err().to_string();
+        let error = write_rough(&small_config(), 1, folder.path(), false).unwrap_err().to_string();
         assert!(error.ends_with("exists already: choose another folder, or force overwriting"), "{error}");
         assert!(error.contains(name));
         assert_eq!(std::fs::read(folder.path().join(name)).unwrap(), b"precious");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-        write_synthetic(&small_config(), 1, folder.path(), true).unwrap();
+        write_rough(&small_config(), 1, folder.path(), true).unwrap();
         load_folder(folder.path()).unwrap();
     }
 }
@@ -247,11 +255,11 @@ fn what_cannot_be_written_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = write_synthetic(&small_config(), 1, &file, false).unwrap_err().to_string();
+    let error = write_rough(&small_config(), 1, &file, false).unwrap_err().to_string();
     assert!(error.starts_with("cannot write"), "{error}");
     let invalid = ModelConfig { monarch_mlp_nblocks: 3, ..small_config() };
     let out = folder.path().join("out");
-    let error = write_synthetic(&invalid, 1, &out, false).unwrap_err().to_string();
+    let error = write_rough(&invalid, 1, &out, false).unwrap_err().to_string();
     assert!(error.contains("hidden_size is 8, which is not supported"), "{error}");
     assert!(!out.exists());
 }
@@ -263,7 +271,7 @@ fn a_written_file_is_readable_like_any_other() {
     let folder = tempfile::tempdir().unwrap();
     let plain = folder.path().join("plain");
     std::fs::write(&plain, "").unwrap();
-    write_synthetic(&small_config(), 1, folder.path(), false).unwrap();
+    write_rough(&small_config(), 1, folder.path(), false).unwrap();
     for name in ["config.json", "model.safetensors"] {
         let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode(&folder.path().join(name)), mode(&plain), "{name}");
