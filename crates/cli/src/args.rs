@@ -145,6 +145,15 @@ pub struct FastArgs {
     /// Folder for what is prepared [default: danaus in the hub's cache folder, $HF_HOME]
     #[arg(long, env = "DANAUS_PADDING_CACHE", value_name = "DIR")]
     pub padding_cache: Option<PathBuf>,
+    /// What was prepared for fast padding: a file that danaus prepare --out made, or a folder with such files [default: one next to the
+    /// model, else in the padding cache]
+    ///
+    /// It is used where it is of this model, dtype and --padding-error, whatever made it.
+    #[arg(long, env = "DANAUS_PADDING_FILE", value_name = "PATH")]
+    pub padding_file: Option<PathBuf>,
+    /// Most memory of what is prepared for fast padding, in MB
+    #[arg(long, env = "DANAUS_PADDING_MEMORY", default_value_t = 300, value_name = "MB", value_parser = at_least_one)]
+    pub padding_memory: usize,
 }
 
 /// From text to tokens, and from hidden states to a vector.

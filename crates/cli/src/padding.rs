@@ -1,29 +1,40 @@
 //! Preparing fast padding, or finding it prepared.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use danaus_engine::padding::{Probes, Progress, Store, StoreError, prepare};
+use danaus_engine::padding::{Budget, FarFields, Probes, Progress, Store, StoreError, prepare};
 use danaus_engine::{Backend, EngineError, Padding};
-use danaus_model::{LoadError, LoadOptions, LoadedModel, Tokenizer};
+use danaus_model::{LoadError, LoadOptions, LoadedModel, ModelSource, Tokenizer};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::ComputeArgs;
 use crate::setup;
 
-/// Where what is prepared for a model lies.
+/// Where what is prepared for a model lies: what `--padding-file` names, or a file in the model's own folder, or in the cache.
 pub fn store(
     compute: &ComputeArgs,
     options: &LoadOptions,
     model: &LoadedModel,
     backend: &dyn Backend,
 ) -> Store {
-    let folder = compute.cache_dir(&options.hub);
     let digest = model.digest();
     // Most of what was read for it is not needed again.
     model.weights.embeddings.word.release_pages();
-    Store::new(&folder, &digest, backend.windows().dtype(), compute.fast.padding_error)
+    let (dtype, error) = (backend.windows().dtype(), compute.fast.padding_error);
+    let in_folder = |folder: &Path| Store::new(folder, &digest, dtype, error);
+    if let Some(path) = &compute.fast.padding_file {
+        return if path.is_dir() { in_folder(path) } else { Store::file(path, &digest, dtype, error) };
+    }
+    if let ModelSource::Folder(folder) = &options.source {
+        let beside = in_folder(folder);
+        if beside.path().exists() {
+            return beside;
+        }
+    }
+    in_folder(&compute.cache_dir(&options.hub))
 }
 
 /// The padding for texts of a model; fast padding is loaded where it is prepared, and else is exact.
@@ -36,20 +47,27 @@ pub fn choose(
     let padding = setup::padding(compute, model);
     if padding == Padding::Fast && !load(&store(compute, options, model, backend), backend) {
         tracing::warn!(
-            "fast padding is not prepared: every text is computed at the model's full length; run danaus prepare first, \
-             or choose --padding none"
+            rows_per_text = backend.max_tokens(),
+            "fast padding is not prepared: every text is computed at the model's full length; run danaus prepare first"
         );
     }
     padding
 }
 
-/// Lets fast padding be fast, if it was prepared before; says whether it was.
+/// Lets fast padding be fast, as far as it was prepared before; says whether all of it was.
 pub fn load(store: &Store, backend: &dyn Backend) -> bool {
     match store.read() {
         Ok(far_fields) => {
+            let complete = far_fields.is_complete();
+            let longest = far_fields.longest_fast();
             backend.set_far_fields(Arc::new(far_fields));
-            tracing::info!(file = %store.path().display(), "fast padding is prepared");
-            true
+            let file = store.path().display();
+            if complete {
+                tracing::info!(%file, longest, "fast padding is prepared");
+            } else {
+                tracing::info!(%file, longest, "fast padding is prepared in part");
+            }
+            complete
         }
         Err(StoreError::Missing(_)) => false,
         Err(error @ StoreError::Unusable { .. }) => {
@@ -59,56 +77,94 @@ pub fn load(store: &Store, backend: &dyn Backend) -> bool {
     }
 }
 
-/// Prepares fast padding, and lets it be fast from now on; the result says whether it is kept for the next start, too.
+/// Prepares what of fast padding is not prepared yet, and keeps each range of lengths as soon as it is there: in use and in `store`. The
+/// result says whether all of it was kept for the next start, too.
 pub fn make(
     store: &Store,
     backend: &dyn Backend,
-    tokenizer: &Tokenizer,
-    vocabulary: usize,
+    (tokenizer, vocabulary): (&Tokenizer, usize),
+    budget: Budget,
+    told: &mut dyn FnMut(Progress),
 ) -> Result<Result<(), LoadError>, EngineError> {
     let started = Instant::now();
-    let bound = store.bound();
     tracing::info!(
-        bound,
-        "preparing fast padding, once for this model: texts are computed exactly meanwhile"
+        bound = budget.error,
+        "preparing fast padding, once for this model, shortest texts first: longer texts are computed exactly meanwhile"
     );
     let mut report = Report::new();
     let probes = Probes::new(tokenizer, vocabulary);
-    let far_fields = prepare(backend, &probes, bound, &mut |progress| report.show(progress))?;
+    let mut kept = Ok(());
+    let before = backend.far_fields();
+    let fields = prepare(backend, &probes, budget, before, &mut |progress, fields| {
+        told(progress);
+        report.show(progress);
+        if let Some(fields) = fields {
+            report.served(fields);
+            kept = store.write(fields);
+            // What was written is mapped, and takes no memory of its own.
+            let mapped = kept.as_ref().ok().and_then(|()| store.read().ok()).map(Arc::new);
+            backend.set_far_fields(mapped.unwrap_or_else(|| Arc::clone(fields)));
+        }
+    })?;
     report.bar.finish_and_clear();
-    let (ranges, megabytes) = (far_fields.bins().count(), far_fields.bytes() / 1_000_000);
-    let written = store.write(&far_fields);
-    backend.set_far_fields(Arc::new(far_fields));
     let seconds = started.elapsed().as_secs();
-    tracing::info!(seconds, ranges, megabytes, "fast padding is ready");
-    Ok(written)
+    let (longest, megabytes) = (fields.longest_fast(), fields.bytes() / 1_000_000);
+    tracing::info!(seconds, longest, megabytes, "fast padding is ready");
+    Ok(kept)
 }
 
-/// Shows the progress: as a bar on a terminal, else in the log, now and then.
+/// What fast padding may cost.
+pub fn budget(compute: &ComputeArgs) -> Budget {
+    Budget { error: compute.fast.padding_error, bytes: compute.fast.padding_memory.saturating_mul(1_000_000) }
+}
+
+/// Shows the progress: as a bar on a terminal, else in the log.
 struct Report {
     bar: ProgressBar,
-    logged: Instant,
+    started: Instant,
+    logged: Option<Instant>,
 }
 
 impl Report {
-    /// Between two lines in the log.
+    /// Between two lines in the log, but for those that say what is new.
     const INTERVAL: Duration = Duration::from_secs(30);
 
     fn new() -> Self {
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        let style = ProgressStyle::with_template("preparing fast padding {bar:40} {pos}/{len}, {eta} left");
+        let style =
+            ProgressStyle::with_template("preparing fast padding {bar:40} {pos}/{len}, {eta} left, {msg}");
         Self {
             bar: bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())),
-            logged: Instant::now(),
+            started: Instant::now(),
+            logged: None,
         }
     }
 
     fn show(&mut self, Progress { done, total }: Progress) {
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
-        if self.bar.is_hidden() && self.logged.elapsed() >= Self::INTERVAL {
-            self.logged = Instant::now();
-            tracing::info!(done, total, "preparing fast padding");
+        // The first pass says how long it will take.
+        if self.bar.is_hidden() && self.logged.is_none_or(|logged| logged.elapsed() >= Self::INTERVAL) {
+            self.logged = Some(Instant::now());
+            let each = self.started.elapsed().as_secs_f64() / done.max(1) as f64;
+            let seconds_left = (each * (total - done) as f64).round();
+            tracing::info!(done, total, seconds_left, "preparing fast padding");
         }
+    }
+
+    /// Says what is served by now.
+    fn served(&mut self, fields: &FarFields) {
+        let longest = fields.longest_fast();
+        let message = match fields.bins().last() {
+            Some(bin) => format!(
+                "fast up to {longest} tokens (so far at most {:.1e} off, {} recorded, {} rows)",
+                bin.errors[0], bin.probes, bin.sketch
+            ),
+            None => "none is fast yet".to_owned(),
+        };
+        if self.bar.is_hidden() {
+            tracing::info!("{message}");
+        }
+        self.bar.set_message(message);
     }
 }

@@ -5,8 +5,8 @@ mod common;
 
 use common::{CASE_TIME, values};
 use danaus_kernels::{
-    Buffer, Knots, Matrix, MatrixMut, ShortFilter, Texts, add_interpolated, layer_norm, mean_rows, short_conv,
-    short_conv_gate,
+    Buffer, Knots, Matrix, MatrixMut, ShortFilter, Texts, add_interpolated, layer_norm, mean_rows,
+    short_conv, short_conv_gate,
 };
 use danaus_simd::Isa;
 use divan::Bencher;

@@ -186,7 +186,13 @@ fn other_shapes_are_refused() {
     let add = |last: isize, values: &[f32], gate: &[f32]| {
         let mut out = [0.0; 12];
         let (values, gate) = (Matrix::new(values, 3), Matrix::new(gate, 3));
-        add_interpolated(isa, MatrixMut::new(&mut out, 3), Knots { first: 0, step: 2, last }, values, Some(gate));
+        add_interpolated(
+            isa,
+            MatrixMut::new(&mut out, 3),
+            Knots { first: 0, step: 2, last },
+            values,
+            Some(gate),
+        );
     };
     assert!(!refused(&|| add(3, &x[..9], &x)) && !refused(&|| add(4, &x[..9], &x)));
     assert!(refused(&|| add(3, &x[..6], &x)) && refused(&|| add(2, &x[..6], &x)));

@@ -34,7 +34,7 @@ pub use tensor::Tensor;
 pub use threads::use_threads;
 pub use tokenizer::{Encoding, Tokenizer, TokenizerError, truncate, truncate_start};
 pub use weights::{Embeddings, FilterMlp, Layer, LayerNorm, Linear, LongFilter, SineLayer, Weights};
-pub use write::{write_file, write_synthetic};
+pub use write::{check_writable, write_file, write_synthetic};
 
 /// A model that is ready to be computed with.
 #[derive(Debug, Clone)]

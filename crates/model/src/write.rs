@@ -51,6 +51,15 @@ fn unwritable(path: &Path, error: io::Error) -> LoadError {
     LoadError::Io { action: "write", path: path.to_owned(), error }
 }
 
+/// Makes a folder where it does not exist, and tries to write to it.
+///
+/// # Errors
+/// A folder that cannot be made or written.
+pub fn check_writable(folder: &Path) -> Result<(), LoadError> {
+    let tried = std::fs::create_dir_all(folder).and_then(|()| NamedTempFile::new_in(folder));
+    tried.map(drop).map_err(|error| unwritable(folder, error))
+}
+
 /// Writes a file under another name beside its place, and moves it there when it is complete and on the disk. `force`
 /// replaces one that exists.
 ///

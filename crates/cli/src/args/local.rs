@@ -109,6 +109,9 @@ pub struct PrepareArgs {
     /// Prepare anew, whatever is there
     #[arg(long, env = "DANAUS_FORCE", value_parser = BoolishValueParser::new())]
     pub force: bool,
+    /// Write what is prepared to this file, to be shared: see --padding-file [default: the padding cache]
+    #[arg(long, env = "DANAUS_PREPARE_OUT", value_name = "FILE")]
+    pub out: Option<PathBuf>,
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]

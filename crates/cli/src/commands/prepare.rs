@@ -14,9 +14,12 @@ pub fn run(args: PrepareArgs) -> anyhow::Result<()> {
     let vocabulary = model.config.vocab_size;
     let tokenizer = setup::tokenizer(args.tokenizer.file.as_deref(), vocabulary)?;
     let store = padding::store(&args.compute, &options, &model, &*backend);
+    let store = args.out.as_deref().map_or(store.clone(), |out| store.at(out));
     drop(model);
     if args.force || !padding::load(&store, &*backend) {
-        let kept = padding::make(&store, &*backend, &tokenizer, vocabulary)?;
+        store.check_writable().context("what is to be prepared could not be kept")?;
+        let budget = padding::budget(&args.compute);
+        let kept = padding::make(&store, &*backend, (&tokenizer, vocabulary), budget, &mut |_| ())?;
         kept.context("what was prepared cannot be kept")?;
     }
     if let Some(far_fields) = backend.far_fields() {
@@ -28,7 +31,7 @@ pub fn run(args: PrepareArgs) -> anyhow::Result<()> {
 /// A line for each range of lengths.
 fn print(far_fields: &FarFields) -> anyhow::Result<()> {
     stdout::print(
-        "      tokens   window   sketch      mean       cls     model   (largest 1 - cosine of the probes)",
+        "      tokens   window   sketch  recorded      mean       cls     model   (largest 1 - cosine of the tests)",
     )?;
     for bin in far_fields.bins() {
         let errors = Pooling::ALL.map(|pooling| {
@@ -41,12 +44,13 @@ fn print(far_fields: &FarFields) -> anyhow::Result<()> {
         });
         let [mean, cls, model] = &errors;
         stdout::print(format_args!(
-            "{:>5}-{:<6} {:>8} {:>8} {mean:>9} {cls:>9} {model:>9}",
-            bin.shortest, bin.longest, bin.window, bin.sketch
+            "{:>5}-{:<6} {:>8} {:>8} {:>9} {mean:>9} {cls:>9} {model:>9}",
+            bin.shortest, bin.longest, bin.window, bin.sketch, bin.probes
         ))?;
     }
     let bound = far_fields.bound();
     stdout::print(format_args!("* Too near the bound of {bound:e}: not used."))?;
     stdout::print("+ Used for texts that repeat few of their tokens.")?;
-    stdout::print("What is not in the table, or not used, is computed exactly.")
+    stdout::print("What is not in the table, or not used, is computed exactly.")?;
+    stdout::print(format_args!("{} MB", far_fields.bytes() / 1_000_000))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use danaus_engine::padding::Store;
+use danaus_engine::padding::{Budget, Store};
 use danaus_engine::{Backend, Padding};
 use danaus_model::Tokenizer;
 use danaus_server::{Listener, ModelInfo, ServerConfig, Service, Tls};
@@ -129,7 +129,8 @@ fn load(args: &ServeArgs) -> anyhow::Result<Service> {
     if padding == Padding::Fast {
         let store = padding::store(&args.compute, &options, &model, &*backend);
         if !padding::load(&store, &*backend) {
-            prepare(store, Arc::clone(&backend), Arc::clone(&tokenizer), vocabulary)?;
+            let budget = padding::budget(&args.compute);
+            prepare(store, Arc::clone(&backend), Arc::clone(&tokenizer), vocabulary, budget)?;
         }
     }
     if backend.info().accelerator.is_some() {
@@ -147,8 +148,14 @@ fn prepare(
     backend: Arc<dyn Backend>,
     tokenizer: Arc<Tokenizer>,
     vocabulary: usize,
+    budget: Budget,
 ) -> anyhow::Result<()> {
-    let work = move || match padding::make(&store, &*backend, &tokenizer, vocabulary) {
+    if let Err(error) = store.check_writable() {
+        tracing::warn!(
+            "what is prepared cannot be kept, and will be prepared again at the next start: {error}"
+        );
+    }
+    let work = move || match padding::make(&store, &*backend, (&tokenizer, vocabulary), budget, &mut |_| ()) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(
             "what was prepared cannot be kept, and will be prepared again at the next start: {error}"

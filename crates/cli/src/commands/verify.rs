@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use danaus_engine::padding::{Record, Window, distance, equal_pairs};
+use danaus_engine::padding::{Window, distance, equal_pairs};
 use danaus_engine::{Backend, Pooling};
 use danaus_model::truncate;
 use serde::Serialize;
@@ -96,7 +96,7 @@ fn texts(args: &VerifyArgs) -> anyhow::Result<Vec<String>> {
 fn measure(backend: &dyn Backend, ids: &[u32]) -> anyhow::Result<Line> {
     let encode = |window| {
         let started = Instant::now();
-        let vectors = backend.windows().encode(ids, window, &mut Record::default())?;
+        let vectors = backend.windows().encode(ids, window, &mut [])?;
         anyhow::Ok((vectors, started.elapsed().as_secs_f64() * 1e3))
     };
     let equal_pairs = equal_pairs(ids);
@@ -110,7 +110,7 @@ fn measure(backend: &dyn Backend, ids: &[u32]) -> anyhow::Result<Line> {
         return Ok(line);
     }
     // One exact pass serves all poolings.
-    let (exact, exact_ms) = encode(Window::alone(backend.max_tokens()))?;
+    let (exact, exact_ms) = encode(Window::exact(backend.max_tokens()))?;
     line.exact_ms = Some(exact_ms);
     for pooling in Pooling::ALL {
         let Some(window) = window(pooling) else { continue };

@@ -19,7 +19,9 @@ use danaus_kernels::gemm::Precision;
 use danaus_kernels::{Compute, Texts};
 use danaus_model::{LoadedModel, ModelConfig};
 
-use crate::padding::{FarField, FarFields, RunningSums, Sketch, Window, WindowEncoder, WindowRecord, equal_pairs};
+use crate::padding::{
+    FarField, FarFields, RunningSums, Sketch, Window, WindowEncoder, WindowRecord, equal_pairs,
+};
 use crate::profile::{Clock, Profile, Stage};
 use crate::{Backend, BackendInfo, BackendOptions, Dtype, EngineError, Padding, Pooling, Text};
 use crate::{gpu, machine};
@@ -390,7 +392,12 @@ impl WindowEncoder for CpuBackend {
         self.compute.enter(|| self.filters.running_sums(&self.compute, self.max_tokens()))
     }
 
-    fn encode(&self, ids: &[u32], window: Window, records: &mut [WindowRecord]) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn encode(
+        &self,
+        ids: &[u32],
+        window: Window,
+        records: &mut [WindowRecord],
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
         self.check([ids])?;
         let pass = Pass::new([(ids, window)], self.config.pad_token_id);
         // Waiting passes get their turn only from who gives it up for a moment.

@@ -141,7 +141,8 @@ fn neglected(recording: &Recording, all: Knots, some: Knots, values: &[f32]) -> 
             let position = all.position(knot);
             let from = (position / some.step as isize) as usize;
             let (low, high) = (some.position(from), some.position((from + 1).min(some.count() - 1)));
-            let ends = Knots { first: low - position, step: (high - low).max(1) as usize, last: high - position };
+            let ends =
+                Knots { first: low - position, step: (high - low).max(1) as usize, last: high - position };
             let count = ends.count();
             let around = values.slice(from..from + count);
             row.iter_mut().for_each(|x| *x = -*x);

@@ -17,8 +17,8 @@ const ROWS: [usize; 4] = [48, 64, 96, 128];
 /// Recorded passes whose mean is tried, fewest first.
 const RECORDED: [usize; 4] = [1, 2, 4, 6];
 
-/// How far below the bound the errors of the tests must be: other texts have larger ones.
-const MARGIN: f64 = 1.5;
+/// How far below the bound the errors of the tests, which are hard ones, must be.
+const MARGIN: f64 = 1.2;
 
 /// Times the bound that an error may be before more recorded passes are of no use.
 const PROMISING: f64 = 3.0;
@@ -72,8 +72,17 @@ pub fn prepare(
     let fields = before.unwrap_or_else(|| Arc::new(FarFields::new(budget.error, backend.max_tokens())));
     let mut rest = ranges(backend.max_tokens());
     rest.retain(|range| range.longest() > fields.prepared_to());
-    let mut preparation =
-        Preparation { backend, probes, budget, report, done: 0, left: 0, sums: None, fields, unserved: Vec::new() };
+    let mut preparation = Preparation {
+        backend,
+        probes,
+        budget,
+        report,
+        done: 0,
+        left: 0,
+        sums: None,
+        fields,
+        unserved: Vec::new(),
+    };
     let mut hopeless = 0;
     while !rest.is_empty() {
         let range = rest.remove(0);
@@ -178,7 +187,8 @@ impl Preparation<'_> {
         }
         let served = |errors: &Errors| {
             let poolings = Pooling::ALL.iter();
-            let most = poolings.map(|&pooling| self.most_equal(errors, pooling).map_or(0.0, |most| 1.0 + most));
+            let most =
+                poolings.map(|&pooling| self.most_equal(errors, pooling).map_or(0.0, |most| 1.0 + most));
             most.sum::<f64>()
         };
         let mut best: Option<(Setting, Errors, f64)> = None;
@@ -227,7 +237,7 @@ impl Preparation<'_> {
                 records.push(record);
             }
             let mut promising = false;
-            for rows in std::iter::once(None).chain((0..range.rows.len()).map(Some)) {
+            for rows in range.tried(recorded) {
                 let setting = Setting { recorded, rows };
                 let fields = self.fields_of(records, last, setting);
                 let errors = self.errors(tests, &fields, range.longest())?;
@@ -281,7 +291,8 @@ impl Preparation<'_> {
         }
         let mut errors = errors.clone();
         errors.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let good = errors.iter().take_while(|(_, errors)| errors[pooling as usize] * MARGIN <= self.budget.error);
+        let good =
+            errors.iter().take_while(|(_, errors)| errors[pooling as usize] * MARGIN <= self.budget.error);
         (pooling == Pooling::Mean).then(|| good.last().map(|(equal, _)| *equal)).flatten()
     }
 
@@ -302,7 +313,11 @@ impl Preparation<'_> {
             let sums = if self.fields.running_sums().is_none() { fields.sketch.as_ref() } else { None };
             let sums = sums.map_or(0, |sketch| sketch.sums().bytes());
             if self.fields.bytes() + fields.bytes() + sums > self.budget.bytes {
-                tracing::warn!(tokens = window, budget = self.budget.bytes, "no memory for fast padding's far field");
+                tracing::warn!(
+                    tokens = window,
+                    budget = self.budget.bytes,
+                    "no memory for fast padding's far field"
+                );
                 break;
             }
             let to = self.fields.prepared_to();

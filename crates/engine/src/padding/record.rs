@@ -48,7 +48,10 @@ impl Recording {
         let scale = 1.0 / recordings.len() as f32;
         let mut mean = recordings[0].clone();
         for other in &recordings[1..] {
-            assert!(other.rows == mean.rows && other.values.len() == mean.values.len(), "recordings of one shape");
+            assert!(
+                other.rows == mean.rows && other.values.len() == mean.values.len(),
+                "recordings of one shape"
+            );
             mean.values.iter_mut().zip(&other.values).for_each(|(sum, value)| *sum += value);
         }
         mean.values.iter_mut().for_each(|sum| *sum *= scale);

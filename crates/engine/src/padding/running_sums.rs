@@ -45,7 +45,13 @@ impl RunningSums {
         let layer = 2 * Self::rows(max_tokens) * width;
         assert!(sums.len().is_multiple_of(layer) && scales.len() / (2 * width) == sums.len() / layer);
         let layers = sums.len() / layer;
-        Self { max_tokens, layers, width, sums: Values::Computed(sums.into()), scales: Values::Computed(scales.into()) }
+        Self {
+            max_tokens,
+            layers,
+            width,
+            sums: Values::Computed(sums.into()),
+            scales: Values::Computed(scales.into()),
+        }
     }
 
     pub(super) fn mapped(

@@ -121,7 +121,13 @@ fn subtract(
     let knots = record.knots;
     let width = layer.len() / (2 * knots.count());
     let mut added = vec![0.0; record.window() * width];
-    add_interpolated(isa, MatrixMut::new(&mut added, width), cells.knots(), Matrix::new(at_knots, width), None);
+    add_interpolated(
+        isa,
+        MatrixMut::new(&mut added, width),
+        cells.knots(),
+        Matrix::new(at_knots, width),
+        None,
+    );
     let rows = layer[branch * knots.count() * width..][..knots.count() * width].chunks_exact_mut(width);
     for (knot, row) in rows.enumerate() {
         let added = &added[knots.position(knot) as usize * width..][..width];
@@ -149,7 +155,8 @@ impl Sketch {
     ) -> Option<Self> {
         let (layers, width) = sums.shape();
         let rows = layers * CONSTANTS * cells.rows();
-        let (values, scales) = (Values::mapped(rows * width, file, values)?, Values::mapped(rows, file, scales)?);
+        let (values, scales) =
+            (Values::mapped(rows * width, file, values)?, Values::mapped(rows, file, scales)?);
         Some(Self { sums: Arc::clone(sums), cells, values, scales })
     }
 

@@ -5,15 +5,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use danaus_model::{LoadError, write_file};
+use danaus_model::{LoadError, check_writable, write_file};
 use danaus_simd::MappedFile;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::plan::Fields;
 use super::far_field::knots;
+use super::plan::Fields;
 use super::{Bin, Cells, FarField, FarFields, RunningSums, Sketch};
 
 /// Changes when files of before would be misread, or far fields are measured in another way.
@@ -92,6 +92,33 @@ impl Store {
         Self { path: folder.join(name), model: model.to_owned(), dtype: dtype.to_owned(), bound }
     }
 
+    /// The file at that path, of a model of that digest, computed in that dtype, with that bound.
+    pub fn file(path: &Path, model: &str, dtype: &str, bound: f64) -> Self {
+        Self { path: path.to_owned(), ..Self::new(path, model, dtype, bound) }
+    }
+
+    /// The same at another path: a file, or a folder that holds it.
+    pub fn at(&self, path: &Path) -> Self {
+        if path.is_dir() {
+            Self::new(path, &self.model, &self.dtype, self.bound)
+        } else {
+            Self::file(path, &self.model, &self.dtype, self.bound)
+        }
+    }
+
+    /// Makes the file's folder where it does not exist, and tries to write to it.
+    ///
+    /// # Errors
+    /// A folder that cannot be made or written.
+    pub fn check_writable(&self) -> Result<(), LoadError> {
+        check_writable(self.folder())
+    }
+
+    fn folder(&self) -> &Path {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        folder.unwrap_or(Path::new("."))
+    }
+
     /// The largest permitted error, in 1 - cosine.
     pub fn bound(&self) -> f64 {
         self.bound
@@ -162,12 +189,7 @@ impl Store {
     /// # Errors
     /// A disk that is full or cannot be written.
     pub fn write(&self, far_fields: &FarFields) -> Result<(), LoadError> {
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder).map_err(|error| LoadError::Io {
-            action: "write",
-            path: folder.to_owned(),
-            error,
-        })?;
+        check_writable(self.folder())?;
         let (fields, bins) = numbered(far_fields);
         let tensors = tensors(far_fields, &fields);
         let mut offset = 0;
@@ -192,7 +214,8 @@ impl Store {
         };
         write_file(&self.path, true, |file| {
             let header = serde_json::to_string(&header)?;
-            let digest = digest(std::iter::once(header.as_bytes()).chain(tensors.iter().map(|tensor| tensor.bytes)));
+            let digest =
+                digest(std::iter::once(header.as_bytes()).chain(tensors.iter().map(|tensor| tensor.bytes)));
             let notes = HashMap::from([(KEY.to_owned(), format!("{digest} {header}"))]);
             let metadata = Metadata::new(Some(notes), described).map_err(std::io::Error::other)?;
             let mut json = serde_json::to_vec(&metadata)?;
@@ -287,9 +310,8 @@ impl Tensors<'_> {
     fn running_sums(&self) -> Result<Arc<RunningSums>, String> {
         let Header { max_tokens, layers, width, .. } = *self.header;
         let scales = self.read(SUM_SCALES, Some)?;
-        let sums = self.read(SUMS, |sums| {
-            RunningSums::mapped((max_tokens, layers, width), self.file, [sums, scales])
-        });
+        let sums = self
+            .read(SUMS, |sums| RunningSums::mapped((max_tokens, layers, width), self.file, [sums, scales]));
         Ok(Arc::new(sums?))
     }
 

@@ -1,6 +1,6 @@
 //! Ranges of lengths that are prepared together, and the texts that they are measured with.
 
-use super::ROWS;
+use super::{EVERYWHERE, ROWS};
 use crate::padding::Probes;
 
 /// The longest texts of the first range.
@@ -51,7 +51,8 @@ pub(super) fn ranges(max_tokens: usize) -> Vec<Range> {
     let (mut below, mut rest) = (1, &windows[..]);
     while let Some(&first) = rest.first() {
         let limit = if first > LONG { (first as f64 * SHARED) as usize } else { first };
-        let (together, others) = rest.split_at(rest.iter().take_while(|&&window| window <= limit).count().max(1));
+        let (together, others) =
+            rest.split_at(rest.iter().take_while(|&&window| window <= limit).count().max(1));
         ranges.push(Range::new(below + 1, together.to_vec()));
         (below, rest) = (together[together.len() - 1], others);
     }
@@ -63,8 +64,22 @@ impl Range {
         let longest = windows[windows.len() - 1];
         // Many windows take memory for each number of rows.
         let rows = if windows.len() > 1 { ROWS[1..3].to_vec() } else { ROWS.to_vec() };
-        let tests = if shortest == 2 { vec![longest, 5.min(longest), longest.div_ceil(2)] } else { vec![longest] };
+        let tests =
+            if shortest == 2 { vec![longest, 5.min(longest), longest.div_ceil(2)] } else { vec![longest] };
         Self { shortest, windows, rows, tests }
+    }
+
+    /// The numbers of the rows that are tried with the mean of so many recorded passes; `None` for no sketch. A second pass is better than
+    /// many rows.
+    pub fn tried(&self, recorded: usize) -> impl Iterator<Item = Option<usize>> {
+        let most = match self.longest() {
+            _ if recorded > 1 => usize::MAX,
+            ..=64 => 64,
+            _ => 96,
+        };
+        let none = (self.longest() <= EVERYWHERE).then_some(None);
+        let some = self.rows.iter().enumerate().filter(move |&(_, &rows)| rows <= most);
+        none.into_iter().chain(some.map(|(number, _)| Some(number)))
     }
 
     /// Most tokens of a text.
@@ -82,7 +97,7 @@ impl Range {
         let (first, width) = (self.windows[0], self.windows[0] - self.shortest.min(self.windows[0]));
         // In the middle of the range first, then further and further out.
         let share = if self.windows.len() > 1 { 1.0 } else { 0.6 };
-        let share = [share, 0.95, 0.3, 0.8, 0.1, 0.5][number % 6];
+        let share = [share, 0.25, 0.9, 0.5, 0.1, 0.75][number % 6];
         let tokens = first - ((1.0 - share) * width as f64) as usize;
         (probes.text(number + 7 * first, tokens.max(2)), &self.windows)
     }
@@ -109,7 +124,10 @@ mod tests {
                 }
                 below = range.longest();
             }
-            assert_eq!(ranges.last().map_or(0, Range::longest), if max_tokens < 4 { 0 } else { max_tokens / 2 });
+            assert_eq!(
+                ranges.last().map_or(0, Range::longest),
+                if max_tokens < 4 { 0 } else { max_tokens / 2 }
+            );
         }
         let passes: usize = ranges(32768).iter().map(Range::passes).sum();
         assert!(passes <= 40, "{passes}");
