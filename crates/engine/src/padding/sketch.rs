@@ -36,11 +36,15 @@ pub(crate) fn jumps(values: &[f32], scales: &[f32]) -> Vec<f32> {
     let cells = values.len() / width;
     let mut jumps = vec![0.0; (cells + 1) * width];
     for (edge, jumps) in jumps.chunks_exact_mut(width).enumerate() {
-        for (channel, jump) in jumps.iter_mut().enumerate() {
-            let value = |cell: usize| values.get(cell * width + channel).copied().unwrap_or(0.0);
-            let before = edge.checked_sub(1).map_or(0.0, value);
-            *jump = (value(edge) - before) * scales[channel];
+        if edge < cells {
+            let behind = &values[edge * width..][..width];
+            jumps.iter_mut().zip(behind).for_each(|(jump, value)| *jump += value);
         }
+        if edge > 0 {
+            let before = &values[(edge - 1) * width..][..width];
+            jumps.iter_mut().zip(before).for_each(|(jump, value)| *jump -= value);
+        }
+        jumps.iter_mut().zip(scales).for_each(|(jump, scale)| *jump *= scale);
     }
     jumps
 }
@@ -204,12 +208,14 @@ impl Sketch {
     fn constants(&self, layer: usize, place: usize, channels: Range<usize>) -> Vec<f32> {
         let [_, places, rows, width] = self.tensor_shape();
         let first = (layer * places + place) * rows;
-        let values = self.values.get()[first * width..][..rows * width].chunks_exact(width);
-        let scaled = values.zip(&self.scales.get()[first..][..rows]);
-        let row = |(row, scale): (&[i8], &f32)| {
-            let scale = *scale;
-            row[channels.clone()].iter().map(move |&value| f32::from(value) * scale).collect::<Vec<_>>()
-        };
-        scaled.flat_map(row).collect()
+        let stored = self.values.get()[first * width..][..rows * width].chunks_exact(width);
+        let mut values = vec![0.0; rows * channels.len()];
+        let scaled = stored.zip(&self.scales.get()[first..][..rows]);
+        for (out, (row, &scale)) in values.chunks_exact_mut(channels.len()).zip(scaled) {
+            out.iter_mut()
+                .zip(&row[channels.clone()])
+                .for_each(|(out, &value)| *out = f32::from(value) * scale);
+        }
+        values
     }
 }
