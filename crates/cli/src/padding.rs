@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use danaus_engine::padding::{Probes, Progress, Store, StoreError, prepare};
+use danaus_engine::padding::{Preparation, Probes, Progress, Store, StoreError, prepare};
 use danaus_engine::{Backend, EngineError, Padding};
 use danaus_model::{LoadError, LoadOptions, LoadedModel, Tokenizer};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -26,7 +26,15 @@ pub fn store(
     Store::new(&folder, &digest, backend.windows().dtype(), compute.fast.padding_error)
 }
 
-/// The padding for texts of a model; fast padding is loaded where it is prepared, and else is exact.
+/// What must be known of embedding without padding, wherever it is an alternative.
+pub const OTHER_VECTORS: &str =
+    "--padding none gives other vectors, which are wrong for a model that was trained on padded texts.";
+
+/// The length of a text for which its price is told, in tokens.
+const USUAL_TOKENS: usize = 100;
+
+/// The padding for texts of a model; fast padding is loaded where it is prepared, and else is exact. Nothing else sets far fields in
+/// a command that calls this, so that its texts all have windows of one plan.
 pub fn choose(
     compute: &ComputeArgs,
     options: &LoadOptions,
@@ -35,9 +43,11 @@ pub fn choose(
 ) -> Padding {
     let padding = setup::padding(compute, model);
     if padding == Padding::Fast && !load(&store(compute, options, model, backend), backend) {
+        let rows = backend.max_tokens();
+        let times = rows.div_ceil(USUAL_TOKENS);
         tracing::warn!(
-            "fast padding is not prepared: every text is computed at the model's full length; run danaus prepare first, \
-             or choose --padding none"
+            "fast padding is not prepared: every text is computed as {rows} rows, for a text of {USUAL_TOKENS} tokens \
+             {times} times as many as its own. danaus prepare makes it fast. {OTHER_VECTORS}"
         );
     }
     padding
@@ -65,6 +75,7 @@ pub fn make(
     backend: &dyn Backend,
     tokenizer: &Tokenizer,
     vocabulary: usize,
+    preparation: &Preparation,
 ) -> Result<Result<(), LoadError>, EngineError> {
     let started = Instant::now();
     let bound = store.bound();
@@ -74,7 +85,12 @@ pub fn make(
     );
     let mut report = Report::new();
     let probes = Probes::new(tokenizer, vocabulary);
-    let far_fields = prepare(backend, &probes, bound, &mut |progress| report.show(progress))?;
+    let far_fields = prepare(backend, &probes, bound, &mut |progress| {
+        let (elapsed, left) = (started.elapsed().as_secs_f64(), progress.total - progress.done);
+        let seconds_left = Some(elapsed / progress.done.max(1) as f64 * left as f64);
+        preparation.set(Some(Progress { seconds_left, ..progress }));
+        report.show(progress);
+    })?;
     report.bar.finish_and_clear();
     let (ranges, megabytes) = (far_fields.bins().count(), far_fields.bytes() / 1_000_000);
     let written = store.write(&far_fields);
@@ -103,7 +119,7 @@ impl Report {
         }
     }
 
-    fn show(&mut self, Progress { done, total }: Progress) {
+    fn show(&mut self, Progress { done, total, .. }: Progress) {
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
         if self.bar.is_hidden() && self.logged.elapsed() >= Self::INTERVAL {

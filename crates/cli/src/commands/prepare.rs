@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use danaus_engine::Pooling;
-use danaus_engine::padding::FarFields;
+use danaus_engine::padding::{FarFields, Preparation};
 
 use crate::args::PrepareArgs;
 use crate::{padding, setup, stdout};
@@ -16,7 +16,7 @@ pub fn run(args: PrepareArgs) -> anyhow::Result<()> {
     let store = padding::store(&args.compute, &options, &model, &*backend);
     drop(model);
     if args.force || !padding::load(&store, &*backend) {
-        let kept = padding::make(&store, &*backend, &tokenizer, vocabulary)?;
+        let kept = padding::make(&store, &*backend, &tokenizer, vocabulary, &Preparation::default())?;
         kept.context("what was prepared cannot be kept")?;
     }
     if let Some(far_fields) = backend.far_fields() {

@@ -10,6 +10,7 @@ mod prepare;
 mod probes;
 mod segments;
 mod sketch;
+mod status;
 mod store;
 mod values;
 
@@ -21,12 +22,13 @@ use crate::{EngineError, Padding};
 
 pub use far_field::{FarField, Recording, Shape};
 pub use plan::{Bin, FarFields, equal_pairs};
-pub use prepare::{Progress, distance, prepare};
+pub use prepare::{distance, prepare};
 pub use probes::Probes;
 pub use segments::{SegmentTaps, Segments};
 pub(crate) use segments::{Span, Way};
 pub(crate) use sketch::Sampled;
 pub use sketch::{Samples, Sketch};
+pub use status::{Preparation, Progress};
 pub use store::{Store, StoreError};
 
 /// What an encoder computes of a padded text: its first `rows` rows, with the far field of what follows.

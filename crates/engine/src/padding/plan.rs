@@ -108,6 +108,13 @@ impl FarFields {
         let (bin, fields) = serving.min_by_key(|(bin, _)| bin.window + bin.sketch)?;
         Some(fields.window(bin.window))
     }
+
+    /// The largest n for which texts of 2 to n tokens are all served, where they repeat nothing and their mean is asked for; 0
+    /// where there is none.
+    pub fn longest_fast(&self) -> usize {
+        let is_fast = |&tokens: &usize| self.window(tokens, 0.0, Pooling::Mean).is_some();
+        (2..=self.max_tokens).take_while(is_fast).last().unwrap_or(0)
+    }
 }
 
 impl Fields {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::plan::Fields;
 use super::{
-    Bin, FarField, FarFields, Probes, Record, Recording, Samples, SegmentTaps, Segments, Sketch, Window,
-    equal_pairs,
+    Bin, FarField, FarFields, Probes, Progress, Record, Recording, Samples, SegmentTaps, Segments, Sketch,
+    Window, equal_pairs,
 };
 use crate::{Backend, EngineError, Pooling};
 
@@ -39,15 +39,6 @@ const FACTORS: [[f64; 3]; 3] = [[1.5, 2.0, 3.0], [4.0, 6.0, 8.0], [12.0, 16.0, 2
 
 /// The quotient of the longest and the shortest text of a range with larger windows.
 const WIDE_RATIO: usize = 2;
-
-/// How far a preparation is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Exact passes that are done.
-    pub done: usize,
-    /// Exact passes of the whole preparation, as far as can be told yet.
-    pub total: usize,
-}
 
 /// Measures a model's far fields, so that the error of [`Padding::Fast`](crate::Padding::Fast) stays within `bound` (in
 /// 1 - cosine). Takes some hundred passes of the model's full length; `progress` is called after each.
@@ -147,7 +138,8 @@ impl Preparation<'_> {
         let mut record = Record { far_fields, samples };
         let exact = encoder.encode(&ids, Window::alone(self.backend.max_tokens()), &mut record)?;
         self.done += 1;
-        (self.progress)(Progress { done: self.done, total: self.total.max(self.done) });
+        let total = self.total.max(self.done);
+        (self.progress)(Progress { done: self.done, total, ..Progress::default() });
         let Record { far_fields, samples } = record;
         Ok(Probe { equal: equal_pairs(&ids), ids, exact, far_fields, samples })
     }
