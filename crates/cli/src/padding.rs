@@ -28,7 +28,7 @@ pub fn store(
 
 /// What must be known of embedding without padding, wherever it is an alternative.
 pub const OTHER_VECTORS: &str =
-    "--padding none gives other vectors, which are wrong for a model that was trained on padded texts.";
+    "--padding none gives other vectors, which are wrong for a model that was trained on padded texts";
 
 /// The length of a text for which its price is told, in tokens.
 const USUAL_TOKENS: usize = 100;
@@ -46,8 +46,8 @@ pub fn choose(
         let rows = backend.max_tokens();
         let times = rows.div_ceil(USUAL_TOKENS);
         tracing::warn!(
-            "fast padding is not prepared: every text is computed as {rows} rows, for a text of {USUAL_TOKENS} tokens \
-             {times} times as many as its own. danaus prepare makes it fast. {OTHER_VECTORS}"
+            "fast padding is not prepared: each text is computed as {rows} rows, {times} times as many as a text of \
+             {USUAL_TOKENS} tokens has. Run danaus prepare once, and it is fast. {OTHER_VECTORS}"
         );
     }
     padding

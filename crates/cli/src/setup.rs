@@ -72,8 +72,8 @@ pub fn load_profiled(
     }
     if model.padded && compute.padding == Some(Padding::None) {
         tracing::warn!(
-            "texts are embedded without padding, but this model was trained on padded texts. {} Leave the option out: \
-             danaus prepare makes padding fast.",
+            "texts are embedded without padding. {}, as this one was. Leave the option out, and run danaus prepare once: \
+             then padding is fast",
             crate::padding::OTHER_VECTORS
         );
     }

@@ -106,8 +106,8 @@ fn unprepared_texts_are_exact_with_a_warning_and_prepared_ones_within_the_bound(
     assert!(log.contains("fast padding is not prepared"), "{log}");
     let rows = SMALL_LENGTH.div_ceil(100);
     for part in [
-        &format!("as {SMALL_LENGTH} rows, for a text of 100 tokens {rows} times as many as its own"),
-        "danaus prepare makes it fast",
+        &format!("as {SMALL_LENGTH} rows, {rows} times as many as a text of 100 tokens has"),
+        "Run danaus prepare once, and it is fast",
         "--padding none gives other vectors, which are wrong for a model that was trained on padded texts",
     ] {
         assert!(log.contains(part), "no {part:?} in {log}");
