@@ -192,7 +192,7 @@ pub struct ServeArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub compute: ComputeArgs,
-    /// What to do with texts while fast padding is being prepared: compute them exactly, or refuse them with 503
+    /// What to do with texts that are not fast yet while fast padding is being prepared: compute them exactly, or refuse them with 503
     #[arg(long, env = "DANAUS_PADDING_WAIT", default_value = "exact", value_name = "WHAT")]
     pub padding_wait: PaddingWait,
     #[command(flatten)]

@@ -110,6 +110,17 @@ impl FarFields {
         self.bins.iter()
     }
 
+    /// What the ranges compute with, each once: several of them may share a window.
+    pub(super) fn distinct(&self) -> Vec<&Fields> {
+        let mut distinct: Vec<&Fields> = Vec::new();
+        for (_, fields) in &self.bins {
+            if !distinct.iter().any(|other| other.is(fields)) {
+                distinct.push(fields);
+            }
+        }
+        distinct
+    }
+
     /// The running sums of the filters, where a sketch needs them.
     pub(super) fn running_sums(&self) -> Option<&Arc<RunningSums>> {
         self.bins.iter().find_map(|(_, fields)| fields.sketch.as_ref()).map(|sketch| sketch.sums())
@@ -118,7 +129,7 @@ impl FarFields {
     /// Memory of all far fields and sketches, in bytes.
     pub fn bytes(&self) -> usize {
         let sums = self.running_sums().map_or(0, |sums| sums.bytes());
-        sums + self.bins.iter().map(|(_, fields)| fields.bytes()).sum::<usize>()
+        sums + self.distinct().iter().map(|fields| fields.bytes()).sum::<usize>()
     }
 
     /// The cheapest window that serves texts of so many tokens, of whose pairs the share `equal` are equal; `None`
@@ -130,14 +141,20 @@ impl FarFields {
         Some(fields.window(bin.window))
     }
 
-    /// The longest length up to which texts of every length are served, without repetition and for mean pooling; 0 where there is none.
+    /// The largest n for which texts of 2 to n tokens are all served, where they repeat nothing and their mean is asked for; 0
+    /// where there is none.
     pub fn longest_fast(&self) -> usize {
-        let served = |tokens: &usize| self.window(*tokens, 0.0, Pooling::Mean).is_some();
-        (2..=self.max_tokens).take_while(served).last().unwrap_or(0)
+        let is_fast = |&tokens: &usize| self.window(tokens, 0.0, Pooling::Mean).is_some();
+        (2..=self.max_tokens).take_while(is_fast).last().unwrap_or(0)
     }
 }
 
 impl Fields {
+    /// Whether both are the same ones.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.far_field, &other.far_field)
+    }
+
     pub fn window(&self, rows: usize) -> Window {
         let (far_field, sketch) = (Some(Arc::clone(&self.far_field)), self.sketch.clone());
         Window { padding: Padding::Fast, rows, far_field, sketch }

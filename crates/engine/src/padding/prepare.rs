@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::plan::Fields;
 use super::sketch::constants;
-use super::{Bin, Cells, FarFields, Probes, RunningSums, Window, WindowRecord, equal_pairs};
+use super::{Bin, Cells, FarFields, Probes, Progress, RunningSums, Window, WindowRecord, equal_pairs};
 use crate::{Backend, EngineError, Pooling};
 
 mod ranges;
@@ -35,8 +35,8 @@ const EVERYWHERE: usize = 512;
 /// Ranges in a row of which no text is served, after which longer ones are not tried.
 const HOPELESS: usize = 2;
 
-/// Times its longest text that a window may have.
-const WIDEST: usize = 8;
+/// The largest windows that shorter texts are tried in, whose own do not serve them, and times their longest text that it may have.
+const WIDEST: [usize; 2] = [4096, 32];
 
 /// What far fields may cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,15 +45,6 @@ pub struct Budget {
     pub error: f64,
     /// Memory, in bytes.
     pub bytes: usize,
-}
-
-/// How far a preparation is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Exact passes that are done.
-    pub done: usize,
-    /// Exact passes of the whole preparation, as far as can be told yet.
-    pub total: usize,
 }
 
 /// Measures a model's far fields, so that the error of [`Padding::Fast`](crate::Padding::Fast) stays within the budget's; goes on from
@@ -72,12 +63,13 @@ pub fn prepare(
     let fields = before.unwrap_or_else(|| Arc::new(FarFields::new(budget.error, backend.max_tokens())));
     let mut rest = ranges(backend.max_tokens());
     rest.retain(|range| range.longest() > fields.prepared_to());
-    let mut preparation = Preparation {
+    let mut work = Work {
         backend,
         probes,
         budget,
         report,
         done: 0,
+        expected: 0,
         left: 0,
         sums: None,
         fields,
@@ -86,16 +78,17 @@ pub fn prepare(
     let mut hopeless = 0;
     while !rest.is_empty() {
         let range = rest.remove(0);
-        preparation.left = rest.iter().map(Range::passes).sum::<usize>();
-        let served = preparation.range(&range)?;
+        work.left = rest.iter().map(Range::passes).sum::<usize>();
+        work.expected = work.done + range.passes();
+        let served = work.range(&range)?;
         hopeless = if served { 0 } else { hopeless + 1 };
         if hopeless >= HOPELESS {
             rest.clear();
         }
         let to = if rest.is_empty() { backend.max_tokens() / 2 } else { range.longest() };
-        preparation.publish(to);
+        work.publish(to);
     }
-    Ok(preparation.fields)
+    Ok(work.fields)
 }
 
 /// 1 - cosine of two vectors, in float64; infinite where one of them is not finite, or alone is zero.
@@ -134,12 +127,14 @@ struct Unserved {
     tests: Arc<Vec<Probe>>,
 }
 
-struct Preparation<'a> {
+struct Work<'a> {
     backend: &'a dyn Backend,
     probes: &'a Probes,
     budget: Budget,
     report: &'a mut dyn FnMut(Progress, Option<&Arc<FarFields>>),
     done: usize,
+    /// Exact passes that are done at the end of the range that is being prepared, at least.
+    expected: usize,
     /// Exact passes of the ranges to come.
     left: usize,
     sums: Option<Arc<RunningSums>>,
@@ -147,14 +142,21 @@ struct Preparation<'a> {
     unserved: Vec<Unserved>,
 }
 
-impl Preparation<'_> {
+impl Work<'_> {
     /// An exact pass.
     fn probe(&mut self, ids: Vec<u32>, record: &mut [WindowRecord]) -> Result<Probe, EngineError> {
         let exact = Window::exact(self.backend.max_tokens());
         let exact = self.backend.windows().encode(&ids, exact, record)?;
         self.done += 1;
-        (self.report)(Progress { done: self.done, total: self.done + self.left }, None);
+        let progress = self.progress();
+        (self.report)(progress, None);
         Ok(Probe { equal: equal_pairs(&ids), ids, exact })
+    }
+
+    fn progress(&self) -> Progress {
+        let total = self.done.max(self.expected) + self.left;
+        let longest_fast = self.fields.longest_fast();
+        Progress { done: self.done, total, seconds_left: None, longest_fast }
     }
 
     /// The running sums of the filters, which the first range makes.
@@ -355,7 +357,7 @@ impl Preparation<'_> {
         };
         let mut unserved = std::mem::take(&mut self.unserved);
         for others in &mut unserved {
-            if of_range.window > WIDEST * others.longest {
+            if of_range.window > WIDEST[0].min(WIDEST[1] * others.longest) {
                 continue;
             }
             let errors = self.errors(&others.tests, &fields, of_range.window)?;
@@ -377,7 +379,7 @@ impl Preparation<'_> {
     /// Hands on what is there so far, which serves texts of up to so many tokens as far as any can.
     fn publish(&mut self, prepared_to: usize) {
         self.fields = Arc::new((*self.fields).clone().with_bins(prepared_to, []));
-        let progress = Progress { done: self.done, total: self.done + self.left };
+        let progress = self.progress();
         (self.report)(progress, Some(&self.fields));
     }
 }
