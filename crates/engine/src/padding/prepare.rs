@@ -23,6 +23,9 @@ const MARGIN: f64 = 1.2;
 /// Times the bound that an error may be before more recorded passes are of no use.
 const PROMISING: f64 = 3.0;
 
+/// Times an error that it must be with more recorded passes, for still more to be tried.
+const IMPROVED: f64 = 0.85;
+
 /// Texts with up to this share of equal pairs are served where none of the tests is too far off.
 const REPETITIVE: f64 = 0.125;
 
@@ -114,6 +117,14 @@ struct Setting {
     recorded: usize,
     /// The number among the range's [`ROWS`].
     rows: Option<usize>,
+}
+
+/// Whether trials from `last` on have clearly smaller errors than those before: whether more recorded passes help.
+fn improved(trials: &[(Setting, Errors)], last: usize) -> bool {
+    let worst =
+        |(_, errors): &(Setting, Errors)| errors.iter().flat_map(|(_, errors)| *errors).fold(0.0, f64::max);
+    let best = |trials: &[(Setting, Errors)]| trials.iter().map(worst).fold(f64::INFINITY, f64::min);
+    best(&trials[last..]) < IMPROVED * best(&trials[..last])
 }
 
 /// A text's share of equal pairs, and its errors by pooling.
@@ -239,6 +250,7 @@ impl Work<'_> {
                 records.push(record);
             }
             let mut promising = false;
+            let before = trials.len();
             for rows in range.tried(recorded) {
                 let setting = Setting { recorded, rows };
                 let fields = self.fields_of(records, last, setting);
@@ -254,7 +266,7 @@ impl Work<'_> {
                     return Ok(trials);
                 }
             }
-            if !promising {
+            if !promising || (recorded > 2 && !improved(&trials, before)) {
                 break;
             }
         }
