@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::plan::Fields;
-use super::sketch::constants;
 use super::{Bin, Cells, FarFields, Probes, RunningSums, Window, WindowRecord, equal_pairs};
 use crate::{Backend, EngineError, Pooling};
 
@@ -264,8 +263,7 @@ impl Preparation<'_> {
         let sums = self.sums();
         let records: Vec<_> =
             records[..setting.recorded].iter().filter_map(|record| record.get(window)).collect();
-        let record = WindowRecord::mean(&records);
-        let (far_field, sketch) = constants(&sums, &record, setting.rows);
+        let (far_field, sketch) = WindowRecord::mean(&records).fields(&sums, setting.rows);
         Fields { far_field: Arc::new(far_field), sketch: sketch.map(Arc::new) }
     }
 

@@ -6,10 +6,13 @@ pub mod adapters;
 pub mod faulty;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use danaus_engine::padding::{FarFields, Probes, Progress, Store, prepare};
+use danaus_engine::padding::{Budget, FarFields, Probes, Store, prepare};
 use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Padding, Pooling, finish};
-use danaus_model::{LoadedModel, ModelConfig, Tokenizer, load_checkpoint, read_config, synthetic};
+use danaus_model::{
+    FilterFamily, LoadedModel, ModelConfig, Tokenizer, load_checkpoint, read_config, synthetic, synthetic_with,
+};
 use danaus_simd::Isa;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -131,10 +134,24 @@ pub fn small_config() -> ModelConfig {
     }
 }
 
+/// The probe texts of a model with the real vocabulary.
+pub fn probes() -> Probes {
+    Probes::new(&Tokenizer::bert_base_uncased(), 30_528)
+}
+
+/// Far fields of any size whose errors are within `bound`.
+pub fn within(bound: f64) -> Budget {
+    Budget { error: bound, bytes: usize::MAX }
+}
+
 /// Prepares fast padding for a model with the real vocabulary.
-pub fn prepared(backend: &dyn Backend, bound: f64, progress: &mut dyn FnMut(Progress)) -> FarFields {
-    let probes = Probes::new(&Tokenizer::bert_base_uncased(), 30_528);
-    prepare(backend, &probes, bound, progress).unwrap()
+pub fn prepared(backend: &dyn Backend, bound: f64) -> Arc<FarFields> {
+    prepare(backend, &probes(), within(bound), None, &mut |_, _| ()).unwrap()
+}
+
+/// A small model whose filters are as smooth as trained ones are expected to be: most texts have a far field.
+pub fn smooth_model() -> LoadedModel {
+    synthetic_with(&small_config(), 5, FilterFamily::Smooth.into())
 }
 
 /// What stands for the digest of a model.
