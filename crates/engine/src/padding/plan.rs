@@ -115,10 +115,21 @@ impl FarFields {
         self.bins.iter().find_map(|(_, fields)| fields.sketch.as_ref()).map(|sketch| sketch.sums())
     }
 
+    /// What ranges compute with, each once: several ranges may share it.
+    pub(super) fn distinct(&self) -> Vec<&Fields> {
+        let mut distinct: Vec<&Fields> = Vec::new();
+        for (_, fields) in &self.bins {
+            if !distinct.iter().any(|other| other.is(fields)) {
+                distinct.push(fields);
+            }
+        }
+        distinct
+    }
+
     /// Memory of all far fields and sketches, in bytes.
     pub fn bytes(&self) -> usize {
         let sums = self.running_sums().map_or(0, |sums| sums.bytes());
-        sums + self.bins.iter().map(|(_, fields)| fields.bytes()).sum::<usize>()
+        sums + self.distinct().into_iter().map(Fields::bytes).sum::<usize>()
     }
 
     /// The cheapest window that serves texts of so many tokens, of whose pairs the share `equal` are equal; `None`
@@ -141,6 +152,11 @@ impl Fields {
     pub fn window(&self, rows: usize) -> Window {
         let (far_field, sketch) = (Some(Arc::clone(&self.far_field)), self.sketch.clone());
         Window { padding: Padding::Fast, rows, far_field, sketch }
+    }
+
+    /// Whether the two are one.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.far_field, &other.far_field)
     }
 
     /// Memory of its own, in bytes.

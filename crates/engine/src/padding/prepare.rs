@@ -69,8 +69,8 @@ pub fn prepare(
     report: &mut dyn FnMut(Progress, Option<&Arc<FarFields>>),
 ) -> Result<Arc<FarFields>, EngineError> {
     let fields = before.unwrap_or_else(|| Arc::new(FarFields::new(budget.error, backend.max_tokens())));
-    let mut rest = ranges(backend.max_tokens());
-    rest.retain(|range| range.longest() > fields.prepared_to());
+    let (before, mut rest): (Vec<_>, _) =
+        ranges(backend.max_tokens()).into_iter().partition(|range| range.longest() <= fields.prepared_to());
     let mut preparation = Preparation {
         backend,
         probes,
@@ -83,15 +83,20 @@ pub fn prepare(
         unserved: Vec::new(),
     };
     let mut hopeless = 0;
+    for range in before {
+        hopeless = if preparation.is_served(&range) { 0 } else { hopeless + 1 };
+        preparation.leave_to_others(range, Vec::new());
+    }
     while !rest.is_empty() {
         let range = rest.remove(0);
         preparation.left = rest.iter().map(Range::passes).sum::<usize>();
-        let served = preparation.range(&range)?;
-        hopeless = if served { 0 } else { hopeless + 1 };
+        let longest = range.longest();
+        hopeless = if preparation.range(range)? { 0 } else { hopeless + 1 };
         if hopeless >= HOPELESS {
             rest.clear();
+            preparation.left = 0;
         }
-        let to = if rest.is_empty() { backend.max_tokens() / 2 } else { range.longest() };
+        let to = if rest.is_empty() { backend.max_tokens() / 2 } else { longest };
         preparation.publish(to);
     }
     Ok(preparation.fields)
@@ -127,10 +132,10 @@ type Errors = Vec<(f64, [f64; 3])>;
 
 /// Texts of some poolings that no window serves yet.
 struct Unserved {
-    shortest: usize,
-    longest: usize,
+    range: Range,
     poolings: Vec<Pooling>,
-    tests: Arc<Vec<Probe>>,
+    /// None where their passes were another preparation's.
+    tests: Vec<Probe>,
 }
 
 struct Preparation<'a> {
@@ -164,18 +169,26 @@ impl Preparation<'_> {
         sums
     }
 
-    /// Prepares a range of lengths, and says whether texts in it are served.
-    fn range(&mut self, range: &Range) -> Result<bool, EngineError> {
-        let mut tests = Vec::new();
-        for (number, &tokens) in range.tests.iter().enumerate() {
-            tests.push(self.probe(self.probes.test(number, tokens), &mut [])?);
-        }
+    /// The tests of a range.
+    fn tests(&mut self, range: &Range) -> Result<Vec<Probe>, EngineError> {
+        let tests = range.tests.iter().enumerate();
+        tests.map(|(number, &tokens)| self.probe(self.probes.test(number, tokens), &mut [])).collect()
+    }
+
+    /// One more test: a text that repeats itself little.
+    fn mild_test(&mut self, range: &Range) -> Result<Probe, EngineError> {
+        self.probe(self.probes.text(0, range.longest()), &mut [])
+    }
+
+    /// Prepares a range of lengths, and says whether it has a window of its own.
+    fn range(&mut self, range: Range) -> Result<bool, EngineError> {
+        let mut tests = self.tests(&range)?;
         let mut records = Vec::new();
-        let mut trials = self.trials(range, &tests, &mut records)?;
+        let mut trials = self.trials(&range, &tests, &mut records)?;
         let all = |errors: &Errors| Pooling::ALL.iter().all(|&pooling| self.within(errors, pooling));
         if !trials.iter().any(|(_, errors)| all(errors)) {
             // A text that repeats itself little may do.
-            tests.push(self.probe(self.probes.text(0, range.longest()), &mut [])?);
+            tests.push(self.mild_test(&range)?);
             let settings: Vec<_> = trials.iter().map(|(setting, _)| *setting).collect();
             let last = settings.iter().map(|setting| setting.recorded).max();
             trials.clear();
@@ -197,19 +210,35 @@ impl Preparation<'_> {
                 best = Some((setting, errors, served));
             }
         }
-        let mut poolings = Pooling::ALL.to_vec();
-        let found = best.is_some();
         if let Some((setting, errors, _)) = best {
-            self.keep(range, &records, setting, &errors, tests.len());
-            poolings.retain(|&pooling| self.most_equal(&errors, pooling).is_none());
+            self.keep(&range, &records, setting, &errors, tests.len());
         }
-        let tests = Arc::new(tests);
-        self.serve_others(range)?;
+        self.serve_others(&range)?;
+        let served = self.is_served(&range);
+        // Without the mild one, these are not the tests that another preparation would go on with.
+        if tests.len() == range.tests.len() {
+            tests.clear();
+        }
+        self.leave_to_others(range, tests);
+        Ok(served)
+    }
+
+    /// Whether a range has a window of its own.
+    fn is_served(&self, range: &Range) -> bool {
+        self.fields.bins().any(|bin| bin.longest == bin.window && range.windows.contains(&bin.window))
+    }
+
+    /// Leaves the poolings for which no window serves a range's longest texts to the windows of longer ones.
+    fn leave_to_others(&mut self, range: Range, tests: Vec<Probe>) {
+        let serves = |bin: &Bin, pooling| {
+            (bin.shortest..=bin.longest).contains(&range.longest())
+                && bin.most_equal[pooling as usize].is_some()
+        };
+        let mut poolings = Pooling::ALL.to_vec();
+        poolings.retain(|&pooling| !self.fields.bins().any(|bin| serves(bin, pooling)));
         if !poolings.is_empty() {
-            let (shortest, longest) = (range.shortest, range.longest());
-            self.unserved.push(Unserved { shortest, longest, poolings, tests });
+            self.unserved.push(Unserved { range, poolings, tests });
         }
-        Ok(found)
     }
 
     /// Tries settings of a range, cheapest to prepare first, until one serves all poolings or more recorded passes promise nothing.
@@ -353,13 +382,17 @@ impl Preparation<'_> {
         };
         let mut unserved = std::mem::take(&mut self.unserved);
         for others in &mut unserved {
-            if of_range.window > WIDEST * others.longest {
+            if of_range.window > WIDEST * others.range.longest() {
                 continue;
+            }
+            if others.tests.is_empty() {
+                others.tests = self.tests(&others.range)?;
+                others.tests.push(self.mild_test(&others.range)?);
             }
             let errors = self.errors(&others.tests, &fields, of_range.window)?;
             let served = |pooling: &Pooling| self.most_equal(&errors, *pooling).is_some();
             if others.poolings.iter().any(served) {
-                let lengths = (others.shortest, others.longest);
+                let lengths = (others.range.shortest, others.range.longest());
                 let bin = self.bin(lengths, of_range.window, &fields, &errors, others.tests.len());
                 others.poolings.retain(|pooling| !served(pooling));
                 let bin = Bin { probes: of_range.probes, ..bin };

@@ -229,13 +229,9 @@ impl Store {
 
 /// What ranges compute with, each once, and the ranges with its number.
 fn numbered(far_fields: &FarFields) -> (Vec<&Fields>, Vec<StoredBin>) {
-    let mut distinct: Vec<&Fields> = Vec::new();
+    let distinct = far_fields.distinct();
     let bins = far_fields.fields().map(|(bin, fields)| {
-        let same = |other: &&Fields| Arc::ptr_eq(&other.far_field, &fields.far_field);
-        let number = distinct.iter().position(same).unwrap_or_else(|| {
-            distinct.push(fields);
-            distinct.len() - 1
-        });
+        let number = distinct.iter().position(|other| other.is(fields)).unwrap_or_default();
         let rows = fields.sketch.as_ref().map_or(0, |sketch| sketch.cells().most());
         StoredBin { bin: bin.clone(), fields: number, step: fields.far_field.knots().step, rows }
     });
