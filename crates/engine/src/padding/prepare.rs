@@ -127,8 +127,18 @@ struct Setting {
     rows: Option<usize>,
 }
 
-/// A text's share of equal pairs, and its errors by pooling.
-type Errors = Vec<(f64, [f64; 3])>;
+/// What tests have in a window.
+type Errors = Vec<Measured>;
+
+/// A test's errors in a window.
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    tokens: usize,
+    /// The share of equal pairs.
+    equal: f64,
+    /// By pooling.
+    errors: [f64; 3],
+}
 
 /// Texts of some poolings that no window serves yet.
 struct Unserved {
@@ -272,7 +282,7 @@ impl Preparation<'_> {
                 let missed = |pooling: &Pooling| !self.within(&errors, *pooling);
                 let good = !Pooling::ALL.iter().any(missed);
                 promising |= Pooling::ALL.iter().filter(|pooling| missed(pooling)).any(|&pooling| {
-                    errors.iter().all(|(_, errors)| errors[pooling as usize] <= PROMISING * self.budget.error)
+                    errors.iter().all(|test| test.errors[pooling as usize] <= PROMISING * self.budget.error)
                 });
                 tracing::debug!(?setting, ?errors, longest = range.longest(), "tried a sketch");
                 trials.push((setting, errors));
@@ -300,27 +310,34 @@ impl Preparation<'_> {
     fn errors(&self, tests: &[Probe], fields: &Fields, window: usize) -> Result<Errors, EngineError> {
         let errors = tests.iter().map(|test| {
             let fast = self.backend.windows().encode(&test.ids, fields.window(window), &mut [])?;
-            Ok((test.equal, [0, 1, 2].map(|pooling| distance(&fast[pooling], &test.exact[pooling]))))
+            let errors = [0, 1, 2].map(|pooling| distance(&fast[pooling], &test.exact[pooling]));
+            Ok(Measured { tokens: test.ids.len(), equal: test.equal, errors })
         });
         errors.collect()
     }
 
+    fn is_within(&self, test: &Measured, pooling: Pooling) -> bool {
+        test.errors[pooling as usize] * MARGIN <= self.budget.error
+    }
+
     fn within(&self, errors: &Errors, pooling: Pooling) -> bool {
-        errors.iter().all(|(_, errors)| errors[pooling as usize] * MARGIN <= self.budget.error)
+        errors.iter().all(|test| self.is_within(test, pooling))
     }
 
     /// The largest share of equal pairs up to which texts are served. Only the error of mean pooling follows that share: with
-    /// another pooling, all tests must be near enough.
+    /// another pooling, all tests must be near enough. It grows with the length, too: a short test says nothing for longer texts.
     fn most_equal(&self, errors: &Errors, pooling: Pooling) -> Option<f64> {
-        let most = errors.iter().map(|(equal, _)| *equal).fold(0.0, f64::max);
+        let most = errors.iter().map(|test| test.equal).fold(0.0, f64::max);
         if self.within(errors, pooling) {
             return Some((BEYOND * most).max(REPETITIVE));
         }
-        let mut errors = errors.clone();
-        errors.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let good =
-            errors.iter().take_while(|(_, errors)| errors[pooling as usize] * MARGIN <= self.budget.error);
-        (pooling == Pooling::Mean).then(|| good.last().map(|(equal, _)| *equal)).flatten()
+        let (good, bad): (Vec<&Measured>, Vec<&Measured>) =
+            errors.iter().partition(|test| self.is_within(test, pooling));
+        let longest = errors.iter().map(|test| test.tokens).max();
+        let least_bad = bad.iter().map(|test| test.equal).fold(f64::INFINITY, f64::min);
+        let good = good.iter().filter(|test| Some(test.tokens) == longest && test.equal < least_bad);
+        let good = good.map(|test| test.equal).reduce(f64::max);
+        good.filter(|_| pooling == Pooling::Mean)
     }
 
     /// Keeps what a setting makes of each window of a range, while memory lasts.
@@ -361,7 +378,7 @@ impl Preparation<'_> {
         errors: &Errors,
         tests: usize,
     ) -> Bin {
-        let worst = |pooling: usize| errors.iter().map(|(_, errors)| errors[pooling]).fold(0.0, f64::max);
+        let worst = |pooling: usize| errors.iter().map(|test| test.errors[pooling]).fold(0.0, f64::max);
         Bin {
             shortest,
             longest,
