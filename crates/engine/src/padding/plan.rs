@@ -129,7 +129,7 @@ impl FarFields {
     /// Memory of all far fields and sketches, in bytes.
     pub fn bytes(&self) -> usize {
         let sums = self.running_sums().map_or(0, |sums| sums.bytes());
-        sums + self.distinct().iter().map(|fields| fields.bytes()).sum::<usize>()
+        sums + self.distinct().into_iter().map(Fields::bytes).sum::<usize>()
     }
 
     /// The cheapest window that serves texts of so many tokens, of whose pairs the share `equal` are equal; `None`

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::plan::Fields;
-use super::sketch::constants;
 use super::{Bin, Cells, FarFields, Probes, Progress, RunningSums, Window, WindowRecord, equal_pairs};
 use crate::{Backend, EngineError, Pooling};
 
@@ -64,8 +63,8 @@ pub fn prepare(
     report: &mut dyn FnMut(Progress, Option<&Arc<FarFields>>),
 ) -> Result<Arc<FarFields>, EngineError> {
     let fields = before.unwrap_or_else(|| Arc::new(FarFields::new(budget.error, backend.max_tokens())));
-    let mut rest = ranges(backend.max_tokens());
-    rest.retain(|range| range.longest() > fields.prepared_to());
+    let (before, mut rest): (Vec<_>, _) =
+        ranges(backend.max_tokens()).into_iter().partition(|range| range.longest() <= fields.prepared_to());
     let mut work = Work {
         backend,
         probes,
@@ -79,16 +78,21 @@ pub fn prepare(
         unserved: Vec::new(),
     };
     let mut hopeless = 0;
+    for range in before {
+        hopeless = if work.is_served(&range) { 0 } else { hopeless + 1 };
+        work.leave_to_others(range, Vec::new());
+    }
     while !rest.is_empty() {
         let range = rest.remove(0);
         work.left = rest.iter().map(Range::passes).sum::<usize>();
         work.expected = work.done + range.passes();
-        let served = work.range(&range)?;
-        hopeless = if served { 0 } else { hopeless + 1 };
+        let longest = range.longest();
+        hopeless = if work.range(range)? { 0 } else { hopeless + 1 };
         if hopeless >= HOPELESS {
             rest.clear();
+            work.left = 0;
         }
-        let to = if rest.is_empty() { backend.max_tokens() / 2 } else { range.longest() };
+        let to = if rest.is_empty() { backend.max_tokens() / 2 } else { longest };
         work.publish(to);
     }
     Ok(work.fields)
@@ -122,20 +126,30 @@ struct Setting {
 /// Whether trials from `last` on have clearly smaller errors than those before: whether more recorded passes help.
 fn improved(trials: &[(Setting, Errors)], last: usize) -> bool {
     let worst =
-        |(_, errors): &(Setting, Errors)| errors.iter().flat_map(|(_, errors)| *errors).fold(0.0, f64::max);
+        |(_, errors): &(Setting, Errors)| errors.iter().flat_map(|test| test.errors).fold(0.0, f64::max);
     let best = |trials: &[(Setting, Errors)]| trials.iter().map(worst).fold(f64::INFINITY, f64::min);
     best(&trials[last..]) < IMPROVED * best(&trials[..last])
 }
 
-/// A text's share of equal pairs, and its errors by pooling.
-type Errors = Vec<(f64, [f64; 3])>;
+/// What tests have in a window.
+type Errors = Vec<Measured>;
+
+/// A test's errors in a window.
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    tokens: usize,
+    /// The share of equal pairs.
+    equal: f64,
+    /// By pooling.
+    errors: [f64; 3],
+}
 
 /// Texts of some poolings that no window serves yet.
 struct Unserved {
-    shortest: usize,
-    longest: usize,
+    range: Range,
     poolings: Vec<Pooling>,
-    tests: Arc<Vec<Probe>>,
+    /// None where their passes were another preparation's.
+    tests: Vec<Probe>,
 }
 
 struct Work<'a> {
@@ -178,18 +192,26 @@ impl Work<'_> {
         sums
     }
 
-    /// Prepares a range of lengths, and says whether texts in it are served.
-    fn range(&mut self, range: &Range) -> Result<bool, EngineError> {
-        let mut tests = Vec::new();
-        for (number, &tokens) in range.tests.iter().enumerate() {
-            tests.push(self.probe(self.probes.test(number, tokens), &mut [])?);
-        }
+    /// The tests of a range.
+    fn tests(&mut self, range: &Range) -> Result<Vec<Probe>, EngineError> {
+        let tests = range.tests.iter().enumerate();
+        tests.map(|(number, &tokens)| self.probe(self.probes.test(number, tokens), &mut [])).collect()
+    }
+
+    /// One more test: a text that repeats itself little.
+    fn mild_test(&mut self, range: &Range) -> Result<Probe, EngineError> {
+        self.probe(self.probes.text(0, range.longest()), &mut [])
+    }
+
+    /// Prepares a range of lengths, and says whether it has a window of its own.
+    fn range(&mut self, range: Range) -> Result<bool, EngineError> {
+        let mut tests = self.tests(&range)?;
         let mut records = Vec::new();
-        let mut trials = self.trials(range, &tests, &mut records)?;
+        let mut trials = self.trials(&range, &tests, &mut records)?;
         let all = |errors: &Errors| Pooling::ALL.iter().all(|&pooling| self.within(errors, pooling));
         if !trials.iter().any(|(_, errors)| all(errors)) {
             // A text that repeats itself little may do.
-            tests.push(self.probe(self.probes.text(0, range.longest()), &mut [])?);
+            tests.push(self.mild_test(&range)?);
             let settings: Vec<_> = trials.iter().map(|(setting, _)| *setting).collect();
             let last = settings.iter().map(|setting| setting.recorded).max();
             trials.clear();
@@ -211,19 +233,35 @@ impl Work<'_> {
                 best = Some((setting, errors, served));
             }
         }
-        let mut poolings = Pooling::ALL.to_vec();
-        let found = best.is_some();
         if let Some((setting, errors, _)) = best {
-            self.keep(range, &records, setting, &errors, tests.len());
-            poolings.retain(|&pooling| self.most_equal(&errors, pooling).is_none());
+            self.keep(&range, &records, setting, &errors, tests.len());
         }
-        let tests = Arc::new(tests);
-        self.serve_others(range)?;
+        self.serve_others(&range)?;
+        let served = self.is_served(&range);
+        // Without the mild one, these are not the tests that another preparation would go on with.
+        if tests.len() == range.tests.len() {
+            tests.clear();
+        }
+        self.leave_to_others(range, tests);
+        Ok(served)
+    }
+
+    /// Whether a range has a window of its own.
+    fn is_served(&self, range: &Range) -> bool {
+        self.fields.bins().any(|bin| bin.longest == bin.window && range.windows.contains(&bin.window))
+    }
+
+    /// Leaves the poolings for which no window serves a range's longest texts to the windows of longer ones.
+    fn leave_to_others(&mut self, range: Range, tests: Vec<Probe>) {
+        let serves = |bin: &Bin, pooling| {
+            (bin.shortest..=bin.longest).contains(&range.longest())
+                && bin.most_equal[pooling as usize].is_some()
+        };
+        let mut poolings = Pooling::ALL.to_vec();
+        poolings.retain(|&pooling| !self.fields.bins().any(|bin| serves(bin, pooling)));
         if !poolings.is_empty() {
-            let (shortest, longest) = (range.shortest, range.longest());
-            self.unserved.push(Unserved { shortest, longest, poolings, tests });
+            self.unserved.push(Unserved { range, poolings, tests });
         }
-        Ok(found)
     }
 
     /// Tries settings of a range, cheapest to prepare first, until one serves all poolings or more recorded passes promise nothing.
@@ -258,7 +296,7 @@ impl Work<'_> {
                 let missed = |pooling: &Pooling| !self.within(&errors, *pooling);
                 let good = !Pooling::ALL.iter().any(missed);
                 promising |= Pooling::ALL.iter().filter(|pooling| missed(pooling)).any(|&pooling| {
-                    errors.iter().all(|(_, errors)| errors[pooling as usize] <= PROMISING * self.budget.error)
+                    errors.iter().all(|test| test.errors[pooling as usize] <= PROMISING * self.budget.error)
                 });
                 tracing::debug!(?setting, ?errors, longest = range.longest(), "tried a sketch");
                 trials.push((setting, errors));
@@ -278,8 +316,7 @@ impl Work<'_> {
         let sums = self.sums();
         let records: Vec<_> =
             records[..setting.recorded].iter().filter_map(|record| record.get(window)).collect();
-        let record = WindowRecord::mean(&records);
-        let (far_field, sketch) = constants(&sums, &record, setting.rows);
+        let (far_field, sketch) = WindowRecord::mean(&records).fields(&sums, setting.rows);
         Fields { far_field: Arc::new(far_field), sketch: sketch.map(Arc::new) }
     }
 
@@ -287,27 +324,34 @@ impl Work<'_> {
     fn errors(&self, tests: &[Probe], fields: &Fields, window: usize) -> Result<Errors, EngineError> {
         let errors = tests.iter().map(|test| {
             let fast = self.backend.windows().encode(&test.ids, fields.window(window), &mut [])?;
-            Ok((test.equal, [0, 1, 2].map(|pooling| distance(&fast[pooling], &test.exact[pooling]))))
+            let errors = [0, 1, 2].map(|pooling| distance(&fast[pooling], &test.exact[pooling]));
+            Ok(Measured { tokens: test.ids.len(), equal: test.equal, errors })
         });
         errors.collect()
     }
 
+    fn is_within(&self, test: &Measured, pooling: Pooling) -> bool {
+        test.errors[pooling as usize] * MARGIN <= self.budget.error
+    }
+
     fn within(&self, errors: &Errors, pooling: Pooling) -> bool {
-        errors.iter().all(|(_, errors)| errors[pooling as usize] * MARGIN <= self.budget.error)
+        errors.iter().all(|test| self.is_within(test, pooling))
     }
 
     /// The largest share of equal pairs up to which texts are served. Only the error of mean pooling follows that share: with
-    /// another pooling, all tests must be near enough.
+    /// another pooling, all tests must be near enough. It grows with the length, too: a short test says nothing for longer texts.
     fn most_equal(&self, errors: &Errors, pooling: Pooling) -> Option<f64> {
-        let most = errors.iter().map(|(equal, _)| *equal).fold(0.0, f64::max);
+        let most = errors.iter().map(|test| test.equal).fold(0.0, f64::max);
         if self.within(errors, pooling) {
             return Some((BEYOND * most).max(REPETITIVE));
         }
-        let mut errors = errors.clone();
-        errors.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let good =
-            errors.iter().take_while(|(_, errors)| errors[pooling as usize] * MARGIN <= self.budget.error);
-        (pooling == Pooling::Mean).then(|| good.last().map(|(equal, _)| *equal)).flatten()
+        let (good, bad): (Vec<&Measured>, Vec<&Measured>) =
+            errors.iter().partition(|test| self.is_within(test, pooling));
+        let longest = errors.iter().map(|test| test.tokens).max();
+        let least_bad = bad.iter().map(|test| test.equal).fold(f64::INFINITY, f64::min);
+        let good = good.iter().filter(|test| Some(test.tokens) == longest && test.equal < least_bad);
+        let good = good.map(|test| test.equal).reduce(f64::max);
+        good.filter(|_| pooling == Pooling::Mean)
     }
 
     /// Keeps what a setting makes of each window of a range, while memory lasts.
@@ -348,7 +392,7 @@ impl Work<'_> {
         errors: &Errors,
         tests: usize,
     ) -> Bin {
-        let worst = |pooling: usize| errors.iter().map(|(_, errors)| errors[pooling]).fold(0.0, f64::max);
+        let worst = |pooling: usize| errors.iter().map(|test| test.errors[pooling]).fold(0.0, f64::max);
         Bin {
             shortest,
             longest,
@@ -369,13 +413,17 @@ impl Work<'_> {
         };
         let mut unserved = std::mem::take(&mut self.unserved);
         for others in &mut unserved {
-            if of_range.window > WIDEST[0].min(WIDEST[1] * others.longest) {
+            if of_range.window > WIDEST[0].min(WIDEST[1] * others.range.longest()) {
                 continue;
+            }
+            if others.tests.is_empty() {
+                others.tests = self.tests(&others.range)?;
+                others.tests.push(self.mild_test(&others.range)?);
             }
             let errors = self.errors(&others.tests, &fields, of_range.window)?;
             let served = |pooling: &Pooling| self.most_equal(&errors, *pooling).is_some();
             if others.poolings.iter().any(served) {
-                let lengths = (others.shortest, others.longest);
+                let lengths = (others.range.shortest, others.range.longest());
                 let bin = self.bin(lengths, of_range.window, &fields, &errors, others.tests.len());
                 others.poolings.retain(|pooling| !served(pooling));
                 let bin = Bin { probes: of_range.probes, ..bin };

@@ -1,9 +1,12 @@
 //! What an exact pass of a text saw of some windows and of the padding behind them.
 
+use std::sync::Arc;
+
 use danaus_kernels::Knots;
 
-use super::Cells;
 use super::far_field::knots;
+use super::sketch::constants;
+use super::{Cells, FarField, RunningSums, Sketch};
 
 /// Some rows of each layer, in float32: `[layer, rows, H]`.
 #[derive(Debug, Clone)]
@@ -115,6 +118,15 @@ impl WindowRecord {
     /// Positions of the window.
     pub fn window(&self) -> usize {
         (self.knots.last + 1) as usize
+    }
+
+    /// The far field and the sketch that are right for what was recorded: with that number of the ways to divide the padding, or
+    /// without a sketch.
+    ///
+    /// # Panics
+    /// Where there are not so many ways, or the sums are another model's.
+    pub fn fields(&self, sums: &Arc<RunningSums>, cells: Option<usize>) -> (FarField, Option<Sketch>) {
+        constants(sums, self, cells)
     }
 
     /// The mean of records of one window.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use danaus_engine::gpu::{Accelerator, Description, DeviceError, PaddedText, Pooled};
-use danaus_engine::padding::{Record, Window};
+use danaus_engine::padding::Window;
 use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Pooling};
 use danaus_model::LoadedModel;
 
@@ -102,7 +102,7 @@ impl Faulty {
 
     fn vector(&self, text: &PaddedText<'_>) -> Vec<f32> {
         let window = Window { far_field: text.far_field.clone(), ..Window::alone(text.rows) };
-        let mut vectors = self.cpu.windows().encode(text.ids, window, &mut Record::default()).unwrap();
+        let mut vectors = self.cpu.windows().encode(text.ids, window, &mut []).unwrap();
         match text.pooled {
             Pooled::Mean => vectors.swap_remove(Pooling::Mean as usize),
             Pooled::First => vectors.swap_remove(Pooling::Cls as usize),

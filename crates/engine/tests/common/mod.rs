@@ -6,10 +6,14 @@ pub mod adapters;
 pub mod faulty;
 
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
-use danaus_engine::padding::{FarFields, Probes, Progress, Store, prepare};
+use danaus_engine::padding::{Budget, FarFields, Probes, Store, prepare};
 use danaus_engine::{Backend, BackendOptions, CpuBackend, Dtype, Padding, Pooling, finish};
-use danaus_model::{LoadedModel, ModelConfig, Tokenizer, load_checkpoint, read_config, synthetic};
+use danaus_model::{
+    FilterFamily, LoadedModel, ModelConfig, Tokenizer, load_checkpoint, read_config, synthetic,
+    synthetic_with,
+};
 use danaus_simd::Isa;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -131,10 +135,42 @@ pub fn small_config() -> ModelConfig {
     }
 }
 
+/// The probe texts of a model with the real vocabulary.
+pub fn probes() -> Probes {
+    Probes::new(&Tokenizer::bert_base_uncased(), 30_528)
+}
+
+/// Far fields of any size whose errors are within `bound`.
+pub fn within(bound: f64) -> Budget {
+    Budget { error: bound, bytes: usize::MAX }
+}
+
 /// Prepares fast padding for a model with the real vocabulary.
-pub fn prepared(backend: &dyn Backend, bound: f64, progress: &mut dyn FnMut(Progress)) -> FarFields {
-    let probes = Probes::new(&Tokenizer::bert_base_uncased(), 30_528);
-    prepare(backend, &probes, bound, progress).unwrap()
+pub fn prepared(backend: &dyn Backend, bound: f64) -> Arc<FarFields> {
+    prepare(backend, &probes(), within(bound), None, &mut |_, _| ()).unwrap()
+}
+
+/// A small model whose filters are as smooth as trained ones are expected to be: most texts have a far field.
+pub fn smooth_model() -> LoadedModel {
+    synthetic_with(&small_config(), 5, FilterFamily::Smooth.into())
+}
+
+/// Texts of that many tokens that are no probes: English, code, and random tokens.
+pub fn other_texts(tokens: usize) -> [Vec<u32>; 3] {
+    static IDS: OnceLock<[Vec<u32>; 2]> = OnceLock::new();
+    let [english, code] = IDS.get_or_init(|| {
+        let english = std::fs::read_to_string(fixture("english/texts.txt")).unwrap();
+        [&english[..], include_str!("mod.rs")].map(|text| {
+            let ids = Tokenizer::bert_base_uncased().encode_ids(text, usize::MAX).unwrap();
+            ids[1..ids.len() - 1].to_vec()
+        })
+    });
+    let part = |ids: &Vec<u32>| {
+        let inside = tokens.saturating_sub(2);
+        let from = 31 * tokens % (ids.len() - inside);
+        [&[101][..], &ids[from..from + inside], &[102]].concat()[..tokens].to_vec()
+    };
+    [part(english), part(code), golden_ids(tokens)]
 }
 
 /// What stands for the digest of a model.
