@@ -127,28 +127,34 @@ fn at_knots(recording: &Recording, all: Knots, some: Knots) -> Vec<f32> {
     values
 }
 
-/// The share of a recording's energy that some of its knots do not have.
+/// Adds to `row` `[C]` what lies at a position between the `values` `[K, C]` at `knots`.
+pub(super) fn add_at(isa: Isa, row: &mut [f32], position: isize, knots: Knots, values: Matrix<'_>) {
+    let from = ((position - knots.first) / knots.step as isize) as usize;
+    let to = (from + 1).min(knots.count() - 1);
+    let (low, high) = (knots.position(from), knots.position(to));
+    let around = Knots { first: low - position, step: (high - low).max(1) as usize, last: high - position };
+    let width = row.len();
+    add_interpolated(isa, MatrixMut::new(row, width), around, values.slice(from..to + 1), None);
+}
+
+/// The share of a recording's energy that some of its knots do not have, at up to [`LOOKED_AT`] others.
 fn neglected(recording: &Recording, all: Knots, some: Knots, values: &[f32]) -> f64 {
     let (width, isa) = (recording.width(), Isa::best());
     let (mut energy, mut missed) = (0.0, 0.0);
     let square = |values: &[f32]| values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+    // A number of knots that no power of two divides, so that those in the middle between two are among them.
+    let stride = all.count().div_ceil(LOOKED_AT) | 1;
     for (index, values) in values.chunks_exact(some.count() * width).enumerate() {
-        let values = Matrix::new(values, width);
-        // What is left of each knot's values, in turn.
-        for knot in 0..all.count() {
+        for knot in (0..all.count()).step_by(stride) {
             let mut row = recording.row(index / 2, (index % 2) * all.count() + knot).to_vec();
             energy += square(&row);
-            let position = all.position(knot);
-            let from = (position / some.step as isize) as usize;
-            let (low, high) = (some.position(from), some.position((from + 1).min(some.count() - 1)));
-            let ends =
-                Knots { first: low - position, step: (high - low).max(1) as usize, last: high - position };
-            let count = ends.count();
-            let around = values.slice(from..from + count);
             row.iter_mut().for_each(|x| *x = -*x);
-            add_interpolated(isa, MatrixMut::new(&mut row, width), ends, around, None);
+            add_at(isa, &mut row, all.position(knot), some, Matrix::new(values, width));
             missed += square(&row);
         }
     }
     if energy > 0.0 { missed / energy } else { 0.0 }
 }
+
+/// Knots of each layer and branch that are looked at to see what coarser ones miss.
+const LOOKED_AT: usize = 100;

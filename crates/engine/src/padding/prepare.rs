@@ -31,6 +31,9 @@ const REPETITIVE: f64 = 0.125;
 /// Times as much repetition as the most repetitive test has that texts may have which are served.
 const BEYOND: f64 = 2.0;
 
+/// Parts of the model's length between two knots of a far field at the least, but for small windows.
+const FINEST: usize = 2048;
+
 /// The largest windows whose far fields may be kept at every position.
 const EVERYWHERE: usize = 512;
 
@@ -274,12 +277,12 @@ impl Work<'_> {
         let max_tokens = self.backend.max_tokens();
         let (shape, last) = (self.backend.windows().shape(), range.windows.len() - 1);
         let mut trials = Vec::new();
-        for recorded in RECORDED {
+        for recorded in range.recordings() {
             while records.len() < recorded {
                 let number = records.len();
                 let (ids, windows) = range.recorded(number, self.probes);
                 let record = windows.iter().map(|&window| {
-                    let step = if window <= EVERYWHERE { 1 } else { max_tokens.div_ceil(2048) };
+                    let step = if window <= EVERYWHERE { 1 } else { max_tokens.div_ceil(FINEST) };
                     let cells = range.rows.iter().map(|&rows| Cells::new(window, max_tokens, rows));
                     WindowRecord::new(window, step, cells.collect(), shape)
                 });

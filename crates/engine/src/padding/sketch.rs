@@ -6,10 +6,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use danaus_kernels::{Matrix, MatrixMut, add_interpolated, convolve_cells};
+use danaus_kernels::{Matrix, MatrixMut, convolve_cells};
 use danaus_simd::{Isa, MappedFile};
 
-use super::far_field::coarsest;
+use super::far_field::{add_at, coarsest};
 use super::record::{Place, WindowRecord};
 use super::running_sums::{BranchSums, RunningSums};
 use super::values::Values;
@@ -124,17 +124,10 @@ fn subtract(
 ) {
     let knots = record.knots;
     let width = layer.len() / (2 * knots.count());
-    let mut added = vec![0.0; record.window() * width];
-    add_interpolated(
-        isa,
-        MatrixMut::new(&mut added, width),
-        cells.knots(),
-        Matrix::new(at_knots, width),
-        None,
-    );
     let rows = layer[branch * knots.count() * width..][..knots.count() * width].chunks_exact_mut(width);
     for (knot, row) in rows.enumerate() {
-        let added = &added[knots.position(knot) as usize * width..][..width];
+        let mut added = vec![0.0; width];
+        add_at(isa, &mut added, knots.position(knot), cells.knots(), Matrix::new(at_knots, width));
         row.iter_mut().zip(added).for_each(|(far, added)| *far -= added);
     }
 }

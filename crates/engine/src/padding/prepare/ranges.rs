@@ -1,6 +1,6 @@
 //! Ranges of lengths that are prepared together, and the texts that they are measured with.
 
-use super::{EVERYWHERE, ROWS};
+use super::{EVERYWHERE, RECORDED, ROWS};
 use crate::padding::Probes;
 
 /// The smallest window.
@@ -89,6 +89,12 @@ impl Range {
         let none = (self.longest() <= EVERYWHERE).then_some(None);
         let some = self.rows.iter().enumerate().filter(move |&(_, &rows)| rows <= most);
         none.into_iter().chain(some.map(|(number, _)| Some(number)))
+    }
+
+    /// The numbers of recorded passes whose mean is tried, fewest first. Long texts gain nothing by more than two.
+    pub fn recordings(&self) -> impl Iterator<Item = usize> {
+        let most = if self.longest() > LONG { 2 } else { usize::MAX };
+        RECORDED.into_iter().filter(move |&recorded| recorded <= most)
     }
 
     /// Most tokens of a text.
