@@ -162,7 +162,7 @@ impl Fields {
 
     /// Memory of its own, in bytes.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.far_field.values()) + self.sketch.as_ref().map_or(0, |sketch| sketch.bytes())
+        self.far_field.bytes() + self.sketch.as_ref().map_or(0, |sketch| sketch.bytes())
     }
 }
 
