@@ -6,22 +6,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{
-    DIGEST, backend, bits, embed, far_field_store, golden_ids, prepared, small_config, with_header,
+    DIGEST, backend, bits, embed, far_field_store, golden_ids, prepared, smooth_model, with_header,
     with_metadata,
 };
 use danaus_engine::padding::{Bin, FarFields, Store, StoreError};
 use danaus_engine::{Backend, CpuBackend, Padding, Pooling};
-use danaus_model::synthetic;
 use serde_json::{Value, json};
 
 fn small_backend() -> CpuBackend {
-    backend(&synthetic(&small_config(), 5))
+    backend(&smooth_model())
 }
 
 /// A store that holds the small model's far fields.
-fn written(folder: &str) -> (Store, FarFields) {
+fn written(folder: &str) -> (Store, Arc<FarFields>) {
     let store = far_field_store(folder, 1e-3);
-    let far_fields = prepared(&small_backend(), 1e-3, &mut |_| ());
+    let far_fields = prepared(&small_backend(), 1e-3);
     store.write(&far_fields).unwrap();
     (store, far_fields)
 }
@@ -62,7 +61,7 @@ fn what_was_written_is_read() {
         };
         assert!(values(&read) == values(&far_fields), "{bin:?}");
     }
-    computed.set_far_fields(Arc::new(far_fields));
+    computed.set_far_fields(far_fields);
     mapped.set_far_fields(Arc::new(read));
     for tokens in [2, 3, 8, 20, 77, 128, 200] {
         let vector =
@@ -75,7 +74,7 @@ fn what_was_written_is_read() {
 #[test]
 fn a_bound_finds_its_own_file() {
     let folder = far_field_store("bounds", 1e-3).path().parent().unwrap().to_owned();
-    let far_fields = prepared(&small_backend(), 1e-3, &mut |_| ());
+    let far_fields = prepared(&small_backend(), 1e-3);
     let bounds = [1e-6, 1e-3, 0.00123, 1.0, 1.0 / 3.0, 2e-4f64.sqrt(), 0.000_123_456_789_012_345];
     for bound in bounds {
         let store = Store::new(&folder, DIGEST, "f32", bound);
@@ -213,7 +212,7 @@ fn a_file_is_replaced_as_a_whole_and_leaves_nothing_beside_it() {
     assert_eq!(names(folder), [name]);
     // The old file, still mapped while another takes its place.
     let old = store.read().unwrap();
-    store.write(&prepared(&small_backend(), 1e-12, &mut |_| ())).unwrap();
+    store.write(&prepared(&small_backend(), 1e-12)).unwrap();
     assert_eq!(names(folder), [name]);
     assert_eq!(store.read().unwrap().bins().count(), 0);
     let values = |far_fields: &FarFields| {
