@@ -154,6 +154,11 @@ impl Fields {
         Window { padding: Padding::Fast, rows, far_field, sketch }
     }
 
+    /// Rows of its sketch.
+    pub fn rows(&self) -> usize {
+        self.sketch.as_ref().map_or(0, |sketch| sketch.rows())
+    }
+
     /// Whether the two are one.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.far_field, &other.far_field)

@@ -390,7 +390,7 @@ impl Preparation<'_> {
             shortest,
             longest,
             window,
-            sketch: fields.sketch.as_ref().map_or(0, |sketch| sketch.rows()),
+            sketch: fields.rows(),
             probes: 0,
             tests,
             errors: [0, 1, 2].map(worst),
