@@ -168,6 +168,10 @@ impl Store {
                 Some(fields) => fields.clone(),
                 None => tensors.fields(stored, sums.as_ref())?,
             };
+            let (window, sketch) = (stored.bin.window, stored.bin.sketch);
+            if (fields.far_field.window(), fields.rows()) != (window, sketch) {
+                return Err(format!("a window of {window} and {sketch} rows has another's far field"));
+            }
             read.insert(stored.fields, fields.clone());
             bins.push((stored.bin.clone(), fields));
         }
