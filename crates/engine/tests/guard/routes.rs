@@ -140,7 +140,7 @@ fn concurrent_calls_share_the_gpu() {
 fn a_texts_window_outlives_the_gpu() {
     let (backend, control) = guarded(&options());
     control.faster_than_sketches();
-    let far_fields = Arc::new(prepared(&backend, 2e-6, &mut |_| ()));
+    let far_fields = prepared(&backend, 2e-6);
     let alone = Alone::new();
     let backends: [&dyn Backend; 2] = [&backend, &alone.cpu];
     backends.iter().for_each(|backend| backend.set_far_fields(Arc::clone(&far_fields)));
