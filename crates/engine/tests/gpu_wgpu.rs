@@ -12,7 +12,7 @@ use common::adapters::{has_f16, there_is_a_device};
 use common::{Case, Embeddings, backend, bits, embed, fixture, golden_ids, read, small_config};
 use danaus_engine::gpu::wgpu::{WgpuAccelerator, WgpuOptions};
 use danaus_engine::gpu::{Accelerator, DeviceError, PaddedText, Pooled};
-use danaus_engine::padding::{FarField, Record, Recording, Window, distance};
+use danaus_engine::padding::{Window, WindowRecord, distance};
 use danaus_engine::{Backend, Padding, Pooling, finish};
 use danaus_model::{LoadedModel, ModelConfig, load_checkpoint, read_config, synthetic};
 
@@ -215,13 +215,15 @@ fn far_fields_do_what_they_do_on_the_cpu() {
         let accelerator = accelerator(&model, f16);
         for (tokens, rows) in [(20, 32), (20, 100), (90, 100)] {
             let ids = golden_ids(tokens);
-            let mut record =
-                Record { far_fields: vec![Recording::new(cpu.windows().shape(rows))], ..Record::default() };
-            cpu.windows().encode(&ids, Window::alone(300), &mut record).unwrap();
-            let far_field = Some(std::sync::Arc::new(FarField::from(&record.far_fields[0])));
+            // At every position, and at knots between which a GPU has to have what the CPU interpolates.
+            let windows = cpu.windows();
+            let mut record = [WindowRecord::new(rows, 1, Vec::new(), windows.shape())];
+            windows.encode(&ids, Window::exact(300), &mut record).unwrap();
+            let sums = std::sync::Arc::new(windows.running_sums());
+            let far_field = Some(std::sync::Arc::new(record[0].fields(&sums, None).0));
             let window = Window { far_field: far_field.clone(), ..Window::alone(rows) };
-            let expected = cpu.windows().encode(&ids, window, &mut Record::default()).unwrap();
-            let without = cpu.windows().encode(&ids, Window::alone(rows), &mut Record::default()).unwrap();
+            let expected = cpu.windows().encode(&ids, window, &mut []).unwrap();
+            let without = cpu.windows().encode(&ids, Window::alone(rows), &mut []).unwrap();
             let mean = Pooling::ALL.iter().position(|&pooling| pooling == Pooling::Mean).unwrap();
             let padded = PaddedText { ids: &ids, rows, far_field, pooled: Pooled::Mean };
             // In the company of a text that has none.

@@ -5,47 +5,41 @@ mod common;
 use std::sync::Arc;
 
 use common::{
-    backend, bits, embed, far_field_store, golden_ids, other_texts, prepared, probes, small_config,
-    smooth_model, within,
+    backend, bits, far_field_store, golden_ids, other_texts, prepared, probes, small_config, within,
 };
-use danaus_engine::padding::{Bin, Budget, FarFields, Store, distance, prepare};
+use danaus_engine::padding::{Bin, Budget, FarFields, Store, Window, distance, prepare};
 use danaus_engine::{Backend, BackendOptions, CpuBackend, Padding, Pooling};
-use danaus_model::{FilterFamily, LoadedModel, ModelConfig, synthetic_with};
+use danaus_model::{FilterFamily, ModelConfig, synthetic_with};
 
-/// The errors, in bounds, of texts of these lengths and of these poolings that are served; asserts that others are exact, and that without
-/// padding hardly any would do.
-fn errors(backend: &CpuBackend, lengths: &[usize], poolings: &[Pooling]) -> Vec<f64> {
-    let bound = backend.far_fields().expect("far fields").bound();
+/// The errors, in bounds, of texts of these lengths that are served; asserts that others are exact, and that without padding half of
+/// them would be beyond the bound.
+fn errors(backend: &CpuBackend, lengths: &[usize]) -> Vec<f64> {
+    let (bound, max_tokens) = (backend.far_fields().expect("far fields").bound(), backend.max_tokens());
     let (mut errors, mut plain) = (Vec::new(), 0);
     for ids in lengths.iter().flat_map(|&tokens| other_texts(tokens)) {
-        for &pooling in poolings {
+        let encode = |window| backend.windows().encode(&ids, window, &mut []).unwrap();
+        let exact = encode(Window::exact(max_tokens));
+        let alone = encode(Window::alone(ids.len()));
+        for pooling in Pooling::ALL {
             let what = format!("{} tokens, {pooling}", ids.len());
-            let window = backend.window(&ids, pooling, Padding::Fast);
-            let [exact, fast] =
-                [Padding::MaxLength, Padding::Fast].map(|padding| embed(backend, &ids, pooling, padding));
-            if window.padding == Padding::MaxLength {
-                assert_eq!(window.cost(), backend.max_tokens(), "{what}");
-                assert_eq!(bits(&fast), bits(&exact), "{what}");
+            let text = backend.text(&ids, pooling, Padding::Fast);
+            let (padding, cost) = (text.window.padding, text.window.cost());
+            let exact = &exact[pooling as usize];
+            if padding == Padding::MaxLength && max_tokens > 300 {
+                assert_eq!(cost, max_tokens, "{what}");
                 continue;
             }
-            assert!((ids.len()..backend.max_tokens()).contains(&window.cost()), "{what}: {}", window.cost());
-            errors.push(distance(&fast, &exact) / bound);
-            if distance(&fast, &exact) > bound {
-                println!(
-                    "{what} {} {:?} {}",
-                    distance(&fast, &exact) / bound,
-                    window.cost(),
-                    danaus_engine::padding::equal_pairs(&ids)
-                );
+            let fast = &backend.embed(&[text]).unwrap()[0];
+            if padding == Padding::MaxLength {
+                assert_eq!((cost, bits(fast)), (max_tokens, bits(exact)), "{what}");
+                continue;
             }
-            plain += usize::from(distance(&embed(backend, &ids, pooling, Padding::None), &exact) > bound);
+            assert!((ids.len()..max_tokens).contains(&cost), "{what}: {cost}");
+            errors.push(distance(fast, exact) / bound);
+            plain += usize::from(distance(&alone[pooling as usize], exact) > bound);
         }
     }
-    assert!(
-        10 * plain >= 9 * errors.len(),
-        "{plain} of {} are beyond the bound without padding",
-        errors.len()
-    );
+    assert!(2 * plain >= errors.len(), "{plain} of {} are beyond the bound without padding", errors.len());
     errors
 }
 
@@ -59,15 +53,6 @@ fn assert_within(errors: &[f64], what: &str) {
         "{what}: {beyond} of {} beyond, {worst}",
         errors.len()
     );
-}
-
-/// Poolings of which texts of every length up to half the model's must be served.
-fn served_poolings(family: FilterFamily) -> &'static [Pooling] {
-    match family {
-        FilterFamily::Init | FilterFamily::Smooth => &Pooling::ALL,
-        FilterFamily::Mid => &[Pooling::Mean],
-        FilterFamily::Rough => &[],
-    }
 }
 
 /// Asserts that texts of every length, up to half the model's, are served for these poolings.
@@ -85,10 +70,13 @@ fn each_familys_texts_are_served_within_the_bound() {
     let wide =
         ModelConfig { hidden_size: 128, intermediate_size: 256, num_hidden_layers: 3, ..small_config() };
     let lengths: Vec<_> = (2..=32).chain((33..=150).step_by(4)).chain([151, 200, 299, 300]).collect();
-    for (name, config) in [("small", small_config()), ("wide", wide)] {
+    let some = lengths.iter().copied().step_by(3).collect();
+    for (name, config, lengths) in [("small", small_config(), lengths), ("wide", wide, some)] {
         for family in FilterFamily::ALL {
             let backend = backend(&synthetic_with(&config, 5, family.into()));
-            for bound in [1e-2, 1e-3, 1e-4, 1e-5, 2e-6] {
+            // The padding of rough filters is no more than 1e-2 off anyway.
+            let bounds = if family == FilterFamily::Rough { [1e-3, 1e-4, 2e-6] } else { [1e-2, 1e-3, 1e-4] };
+            for bound in bounds {
                 let far_fields = prepared(&backend, bound);
                 backend.set_far_fields(Arc::clone(&far_fields));
                 let what = format!("{name}, {family}, {bound:e}");
@@ -96,9 +84,37 @@ fn each_familys_texts_are_served_within_the_bound() {
                 if bound >= 1e-3 {
                     assert_served(&far_fields, &Pooling::ALL, &what);
                 }
-                assert_within(&errors(&backend, &lengths, &Pooling::ALL), &what);
+                let errors = errors(&backend, &lengths);
+                assert!(errors.len() > 7 * lengths.len(), "{what}: {} are served", errors.len());
+                assert_within(&errors, &what);
             }
         }
+    }
+}
+
+/// The real shape, in the dtype that is served where none is asked for.
+#[test]
+#[ignore = "takes many minutes: run with --ignored"]
+fn each_familys_texts_of_the_2k_model_are_served_within_the_bound() {
+    const BOUND: f64 = 1e-3;
+    let lengths = [2, 5, 11, 20, 32, 50, 64, 90, 128, 180, 256, 300, 400, 512, 700, 1000, 1023, 1024];
+    for family in FilterFamily::ALL {
+        let model = synthetic_with(&ModelConfig::m2_bert_80m(2048), 1, family.into());
+        let backend = CpuBackend::new(&model, &BackendOptions::default()).unwrap();
+        drop(model);
+        let far_fields = prepared(&backend, BOUND);
+        for bin in far_fields.bins() {
+            println!("{family}: {bin:?}");
+        }
+        let served: &[Pooling] = match family {
+            FilterFamily::Init | FilterFamily::Smooth => &Pooling::ALL,
+            FilterFamily::Mid => &[Pooling::Mean],
+            FilterFamily::Rough => &[],
+        };
+        assert_served(&far_fields, served, family.name());
+        backend.set_far_fields(far_fields);
+        let errors = errors(&backend, &lengths);
+        assert_within(&errors, family.name());
     }
 }
 

@@ -6,22 +6,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{
-    DIGEST, backend, bits, embed, far_field_store, golden_ids, prepared, small_config, with_header,
+    DIGEST, backend, bits, embed, far_field_store, golden_ids, prepared, smooth_model, with_header,
     with_metadata,
 };
 use danaus_engine::padding::{Bin, FarFields, Store, StoreError};
 use danaus_engine::{Backend, CpuBackend, Padding, Pooling};
-use danaus_model::synthetic;
 use serde_json::{Value, json};
 
 fn small_backend() -> CpuBackend {
-    backend(&synthetic(&small_config(), 5))
+    backend(&smooth_model())
 }
 
 /// A store that holds the small model's far fields.
-fn written(folder: &str) -> (Store, FarFields) {
+fn written(folder: &str) -> (Store, Arc<FarFields>) {
     let store = far_field_store(folder, 1e-3);
-    let far_fields = prepared(&small_backend(), 1e-3, &mut |_| ());
+    let far_fields = prepared(&small_backend(), 1e-3);
     store.write(&far_fields).unwrap();
     (store, far_fields)
 }
@@ -62,7 +61,7 @@ fn what_was_written_is_read() {
         };
         assert!(values(&read) == values(&far_fields), "{bin:?}");
     }
-    computed.set_far_fields(Arc::new(far_fields));
+    computed.set_far_fields(far_fields);
     mapped.set_far_fields(Arc::new(read));
     for tokens in [2, 3, 8, 20, 77, 128, 200] {
         let vector =
@@ -71,11 +70,70 @@ fn what_was_written_is_read() {
     }
 }
 
+/// A window that serves several ranges is in the file, and in memory, once.
+#[test]
+fn shared_windows_are_stored_once() {
+    let store = far_field_store("shared", 1e-4);
+    let backend = small_backend();
+    let far_fields = prepared(&backend, 1e-4);
+    store.write(&far_fields).unwrap();
+    let windows: Vec<_> = far_fields.bins().map(|bin| (bin.window, bin.sketch)).collect();
+    let distinct: std::collections::BTreeSet<_> = windows.iter().collect();
+    assert!(distinct.len() < windows.len() && distinct.len() > 2, "{windows:?}");
+    let (mut names, mut bytes) = (Vec::new(), 0);
+    with_metadata(&store, |metadata, data| {
+        names = metadata.as_object().unwrap().keys().cloned().collect();
+        bytes = data.len();
+    });
+    let count = |part: &str| names.iter().filter(|name| name.starts_with(part)).count();
+    assert_eq!(count("far_field."), distinct.len(), "{names:?}");
+    assert_eq!(count("sketch."), 2 * distinct.iter().filter(|(_, sketch)| *sketch > 0).count(), "{names:?}");
+    let read = store.read().unwrap();
+    assert_eq!((far_fields.bytes(), read.bytes()), (bytes, bytes));
+    assert!(read.bins().eq(far_fields.bins()));
+    // Whatever text a window is for, its far field is the same one.
+    for fields in [&*far_fields, &read] {
+        let mut seen = std::collections::BTreeSet::new();
+        for (tokens, pooling) in (2..=150).flat_map(|tokens| Pooling::ALL.map(|pooling| (tokens, pooling))) {
+            let Some(window) = fields.window(tokens, 0.1, pooling) else { continue };
+            seen.insert((window.rows, window.far_field.map(|far_field| Arc::as_ptr(&far_field))));
+        }
+        assert_eq!(seen.len(), distinct.len(), "{seen:?}");
+    }
+    // What was read is written again as it was.
+    let file = std::fs::read(store.path()).unwrap();
+    store.write(&read).unwrap();
+    assert!(std::fs::read(store.path()).unwrap() == file);
+}
+
+#[test]
+fn a_store_is_a_file_of_any_name_or_one_in_a_folder() {
+    let store = far_field_store("places", 1e-3);
+    let folder = store.path().parent().unwrap();
+    store.check_writable().unwrap();
+    assert!(folder.is_dir() && names(folder).is_empty(), "trying leaves nothing");
+    store.write(&prepared(&small_backend(), 1e-3)).unwrap();
+    let named = folder.join("any name");
+    let file = store.at(&named);
+    assert_eq!(file.path(), named);
+    assert_eq!(file, Store::file(&named, DIGEST, "f32", 1e-3));
+    assert!(matches!(file.read(), Err(StoreError::Missing(_))));
+    std::fs::copy(store.path(), &named).unwrap();
+    assert_eq!(file.read().unwrap().bytes(), store.read().unwrap().bytes());
+    assert_unusable(&Store::file(&named, DIGEST, "f32", 1e-2), "of another model, dtype or bound");
+    // In a folder it has its own name.
+    assert_eq!(file.at(folder), store);
+    assert_eq!(Store::file(Path::new("name"), DIGEST, "f32", 1e-3).path(), Path::new("name"));
+    // A folder below a file cannot be made.
+    let error = file.at(&named.join("below")).check_writable().unwrap_err().to_string();
+    assert!(error.contains(&named.display().to_string()), "{error}");
+}
+
 /// Bounds of any number of digits: one that is read as another would never find its file again.
 #[test]
 fn a_bound_finds_its_own_file() {
     let folder = far_field_store("bounds", 1e-3).path().parent().unwrap().to_owned();
-    let far_fields = prepared(&small_backend(), 1e-3, &mut |_| ());
+    let far_fields = prepared(&small_backend(), 1e-3);
     let bounds = [1e-6, 1e-3, 0.00123, 1.0, 1.0 / 3.0, 2e-4f64.sqrt(), 0.000_123_456_789_012_345];
     for bound in bounds {
         let store = Store::new(&folder, DIGEST, "f32", bound);
@@ -175,19 +233,33 @@ fn what_is_no_such_file_is_refused_with_the_reason() {
 fn headers_that_lie_are_refused() {
     let (store, far_fields) = written("lies");
     type Edit = fn(&mut Value);
-    let edits: [(Edit, &str); 9] = [
+    let edits: [(Edit, &str); 16] = [
         (|header| header["bins"][1]["longest"] = json!(5000), "do not fit a window of"),
         (|header| header["version"] = json!(header["version"].as_u64().unwrap() + 1), "of version "),
         (|header| header["version"] = json!(0), "of version 0"),
         (|header| header["version"] = json!("1"), "of another version"),
         (|header| header["bins"][1]["errors"] = json!([0.0, 0.0]), "of another version"),
         (|header| header["bins"][1]["errors"] = json!([null, 0.0, 0.0]), "of another version"),
-        (|header| header["bins"][0]["window"] = json!(9), "far_field.0 has another shape"),
-        (|header| header["layers"] = json!(1), "far_field.0 has another shape"),
+        (|header| header["bins"][0]["window"] = json!(40), "far_field.0 has another shape"),
+        (|header| header["bins"][0]["window"] = json!(9), "do not fit a window of 9"),
+        (|header| header["bins"][0]["step"] = json!(0), "do not fit a window of"),
+        (|header| header["bins"][0]["step"] = json!(77), "far_field.0 has another shape"),
+        (|header| header["bins"][0]["rows"] = json!(47), "sketch.0 has another shape"),
+        (
+            |header| header["bins"][0]["sketch"] = json!(47),
+            "a window of 32 and 47 rows has another's far field",
+        ),
+        (
+            |header| header["bins"][1]["fields"] = json!(0),
+            "a window of 64 and 48 rows has another's far field",
+        ),
+        (|header| header["max_tokens"] = json!(200), "running_sums has another shape"),
+        (|header| header["layers"] = json!(1), "running_sums has another shape"),
         (
             |header| {
                 let bins = header["bins"].as_array_mut().unwrap();
                 bins.push(bins[0].clone());
+                bins[4]["fields"] = json!(4);
             },
             " is missing",
         ),
@@ -197,12 +269,14 @@ fn headers_that_lie_are_refused() {
         with_header(&store, edit);
         assert_unusable(&store, reason);
     }
-    store.write(&far_fields).unwrap();
-    with_metadata(&store, |metadata, _| {
-        let values = metadata.as_object_mut().unwrap().remove("far_field.0").unwrap();
-        metadata["far_field.x"] = values;
-    });
-    assert_unusable(&store, "far_field.0 is missing");
+    for name in ["far_field.0", "sketch.0", "sketch.0.scales", "running_sums", "running_sums.scales"] {
+        store.write(&far_fields).unwrap();
+        with_metadata(&store, |metadata, _| {
+            let values = metadata.as_object_mut().unwrap().remove(name).unwrap();
+            metadata["another"] = values;
+        });
+        assert_unusable(&store, &format!("{name} is missing"));
+    }
 }
 
 #[test]
@@ -213,7 +287,7 @@ fn a_file_is_replaced_as_a_whole_and_leaves_nothing_beside_it() {
     assert_eq!(names(folder), [name]);
     // The old file, still mapped while another takes its place.
     let old = store.read().unwrap();
-    store.write(&prepared(&small_backend(), 1e-12, &mut |_| ())).unwrap();
+    store.write(&prepared(&small_backend(), 1e-12)).unwrap();
     assert_eq!(names(folder), [name]);
     assert_eq!(store.read().unwrap().bins().count(), 0);
     let values = |far_fields: &FarFields| {

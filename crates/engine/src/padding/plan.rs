@@ -160,9 +160,14 @@ impl Fields {
         Window { padding: Padding::Fast, rows, far_field, sketch }
     }
 
+    /// Rows of its sketch.
+    pub fn rows(&self) -> usize {
+        self.sketch.as_ref().map_or(0, |sketch| sketch.rows())
+    }
+
     /// Memory of its own, in bytes.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.far_field.values()) + self.sketch.as_ref().map_or(0, |sketch| sketch.bytes())
+        self.far_field.bytes() + self.sketch.as_ref().map_or(0, |sketch| sketch.bytes())
     }
 }
 

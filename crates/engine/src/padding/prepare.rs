@@ -19,6 +19,10 @@ const RECORDED: [usize; 4] = [1, 2, 4, 6];
 /// How far below the bound the errors of the tests, which are hard ones, must be.
 const MARGIN: f64 = 1.2;
 
+/// The same without a sketch, where all of what a text changes stays as an error: texts differ far more in that than in what a sketch
+/// leaves of it.
+const MARGIN_ALONE: f64 = 3.0;
+
 /// Times the bound that an error may be before more recorded passes are of no use.
 const PROMISING: f64 = 3.0;
 
@@ -145,6 +149,8 @@ struct Measured {
     equal: f64,
     /// By pooling.
     errors: [f64; 3],
+    /// How far below the bound they must be.
+    margin: f64,
 }
 
 /// Texts of some poolings that no window serves yet.
@@ -325,16 +331,17 @@ impl Work<'_> {
 
     /// The errors of tests in a window.
     fn errors(&self, tests: &[Probe], fields: &Fields, window: usize) -> Result<Errors, EngineError> {
+        let margin = if fields.sketch.is_some() { MARGIN } else { MARGIN_ALONE };
         let errors = tests.iter().map(|test| {
             let fast = self.backend.windows().encode(&test.ids, fields.window(window), &mut [])?;
             let errors = [0, 1, 2].map(|pooling| distance(&fast[pooling], &test.exact[pooling]));
-            Ok(Measured { tokens: test.ids.len(), equal: test.equal, errors })
+            Ok(Measured { tokens: test.ids.len(), equal: test.equal, errors, margin })
         });
         errors.collect()
     }
 
     fn is_within(&self, test: &Measured, pooling: Pooling) -> bool {
-        test.errors[pooling as usize] * MARGIN <= self.budget.error
+        test.errors[pooling as usize] * test.margin <= self.budget.error
     }
 
     fn within(&self, errors: &Errors, pooling: Pooling) -> bool {
@@ -400,7 +407,7 @@ impl Work<'_> {
             shortest,
             longest,
             window,
-            sketch: fields.sketch.as_ref().map_or(0, |sketch| sketch.rows()),
+            sketch: fields.rows(),
             probes: 0,
             tests,
             errors: [0, 1, 2].map(worst),

@@ -12,7 +12,7 @@ use danaus_simd::{Isa, MappedFile};
 use super::far_field::{add_at, coarsest};
 use super::record::{Place, WindowRecord};
 use super::running_sums::{BranchSums, RunningSums};
-use super::values::Values;
+use super::values::{Values, quantize, restore};
 use super::{Cells, FarField};
 
 /// Rows of a sketch's constants for each of its positions in a layer: how far x1, x2 and v depart from a steady short convolution, and
@@ -132,17 +132,6 @@ fn subtract(
     }
 }
 
-/// Appends rows of `width` values as 8-bit integers, and their scales.
-fn quantize(rows: &[f32], width: usize, values: &mut Vec<i8>, scales: &mut Vec<f32>) {
-    for row in rows.chunks_exact(width) {
-        let most = row.iter().fold(0.0f32, |most, value| most.max(value.abs()));
-        let scale = most / 127.0;
-        let inverse = if scale > 0.0 && scale.is_finite() { 1.0 / scale } else { 0.0 };
-        values.extend(row.iter().map(|value| (value * inverse).round() as i8));
-        scales.push(scale);
-    }
-}
-
 impl Sketch {
     pub(super) fn mapped(
         sums: &Arc<RunningSums>,
@@ -201,14 +190,9 @@ impl Sketch {
     fn constants(&self, layer: usize, place: usize, channels: Range<usize>) -> Vec<f32> {
         let [_, places, rows, width] = self.tensor_shape();
         let first = (layer * places + place) * rows;
-        let stored = self.values.get()[first * width..][..rows * width].chunks_exact(width);
+        let stored = &self.values.get()[first * width..][..rows * width];
         let mut values = vec![0.0; rows * channels.len()];
-        let scaled = stored.zip(&self.scales.get()[first..][..rows]);
-        for (out, (row, &scale)) in values.chunks_exact_mut(channels.len()).zip(scaled) {
-            out.iter_mut()
-                .zip(&row[channels.clone()])
-                .for_each(|(out, &value)| *out = f32::from(value) * scale);
-        }
+        restore((stored, width), &self.scales.get()[first..][..rows], channels, &mut values);
         values
     }
 }

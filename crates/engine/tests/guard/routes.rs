@@ -57,7 +57,7 @@ fn fast_padding_is_the_gpus_where_no_sketch_is_needed() {
     }
     let text = fast(&backend, &unprepared);
     Alone::new().assert_from(true, text.clone(), &embed(&backend, text));
-    let far_fields = Arc::new(prepared(&backend, 2e-6, &mut |_| ()));
+    let far_fields = prepared(&backend, 2e-6);
     let alone = Alone::new();
     let backends: [&dyn Backend; 3] = [&backend, &alone.cpu, &alone.gpu];
     backends.iter().for_each(|backend| backend.set_far_fields(Arc::clone(&far_fields)));
@@ -89,7 +89,7 @@ fn fast_padding_is_the_gpus_where_no_sketch_is_needed() {
 #[test]
 fn far_fields_are_handed_on() {
     let (backend, control) = guarded(&GuardOptions { crossover: Some(0), ..options() });
-    let far_fields = Arc::new(prepared(&backend, 1e-2, &mut |_| ()));
+    let far_fields = prepared(&backend, 1e-2);
     let alone = Alone::new();
     let backends: [&dyn Backend; 3] = [&backend, &alone.cpu, &alone.gpu];
     backends.iter().for_each(|backend| backend.set_far_fields(Arc::clone(&far_fields)));

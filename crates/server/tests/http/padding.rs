@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use danaus_engine::padding::{FarFields, Probes, prepare};
+use danaus_engine::padding::{Budget, FarFields, Probes, prepare};
 use danaus_engine::{Backend, Padding, Pooling, finish};
 use danaus_server::{ServerConfig, Service, app};
 use serde_json::{Value, json};
@@ -16,7 +16,8 @@ const BOUND: f64 = 1e-3;
 
 pub fn far_fields(backend: &dyn Backend) -> Arc<FarFields> {
     let probes = Probes::new(&tokenizer(), 30_528);
-    Arc::new(prepare(backend, &probes, BOUND, &mut |_| ()).expect("probes are valid texts"))
+    let budget = Budget { error: BOUND, bytes: usize::MAX };
+    prepare(backend, &probes, budget, None, &mut |_, _| ()).expect("probes are valid texts")
 }
 
 pub fn prepared_backend() -> Arc<dyn Backend> {

@@ -15,8 +15,8 @@ const LONG: usize = 2048;
 /// Rows of a sketch that windows leave room for.
 const ROOM: f64 = 96.0;
 
-/// The quotient of the last and the first window of the first range, and of ranges of medium and of long texts, which share their recorded passes.
-const SHARED: [f64; 3] = [2.0, 1.25, 1.5];
+/// The quotient of the last and the first window of a range of medium and of long texts, which share their recorded passes.
+const SHARED: [f64; 2] = [1.25, 1.5];
 
 /// The windows that share recorded passes.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,10 +54,9 @@ pub(super) fn ranges(max_tokens: usize) -> Vec<Range> {
     let (mut below, mut rest) = (1, &windows[..]);
     while let Some(&first) = rest.first() {
         let shared = match first {
-            ..=FIRST => SHARED[0],
             ..SHORT => 1.0,
-            SHORT..LONG => SHARED[1],
-            _ => SHARED[2],
+            SHORT..LONG => SHARED[0],
+            _ => SHARED[1],
         };
         let limit = (first as f64 * shared) as usize;
         let (together, others) =
@@ -111,10 +110,9 @@ impl Range {
     pub fn recorded(&self, number: usize, probes: &Probes) -> (Vec<u32>, &[usize]) {
         let (first, width) = (self.windows[0], self.windows[0] - self.shortest.min(self.windows[0]));
         // In the middle of the range first, then further and further out.
-        let share = if self.windows.len() > 1 { 1.0 } else { 0.6 };
-        let share = [share, 0.25, 0.9, 0.5, 0.1, 0.75][number % 6];
+        let share = [0.7, 0.3, 0.9, 0.5, 0.1, 1.0][number % 6];
         let tokens = first - ((1.0 - share) * width as f64) as usize;
-        (probes.text(number + 7 * first, tokens.max(2)), &self.windows)
+        (probes.recorded(number + 6 * first, tokens.max(2)), &self.windows)
     }
 }
 
