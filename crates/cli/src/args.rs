@@ -54,7 +54,7 @@ pub enum Command {
     Info(InfoArgs),
     /// Test and measure this machine's devices: for a bug report
     Doctor(Box<DoctorArgs>),
-    /// Measure the speed of the model on this machine
+    /// Measure the speed of the model on this machine, with its padding
     Bench(BenchArgs),
     /// Ask the server on this machine whether it is ready: for a container's health check
     Health(HealthArgs),

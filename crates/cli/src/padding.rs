@@ -64,6 +64,18 @@ pub fn choose(
     padding
 }
 
+/// For who measures texts with `padding`: what is said of fast padding that is not prepared; `None` where there is nothing to say.
+pub fn unprepared(padding: Padding, backend: &dyn Backend) -> Option<String> {
+    let prepared = backend.far_fields().is_some_and(|far_fields| far_fields.is_complete());
+    let rows = backend.max_tokens();
+    (padding == Padding::Fast && !prepared).then(|| {
+        format!(
+            "Fast padding is not prepared. Until danaus prepare has made it so, a text that is not fast is served as a pass of all \
+             {rows} rows, and that is measured: max-length."
+        )
+    })
+}
+
 /// Lets fast padding be fast, as far as it was prepared before; says whether all of it was.
 pub fn load(store: &Store, backend: &dyn Backend) -> bool {
     match store.read() {
