@@ -57,7 +57,7 @@ fn what_was_written_is_read() {
     for bin in far_fields.bins() {
         let values = |far_fields: &FarFields| {
             let window = far_fields.window(bin.longest, 0.05, Pooling::Mean).expect("a window");
-            window.far_field.expect("a far field").values().to_vec()
+            window.far_field.expect("a far field").values().0.to_vec()
         };
         assert!(values(&read) == values(&far_fields), "{bin:?}");
     }
@@ -292,7 +292,7 @@ fn a_file_is_replaced_as_a_whole_and_leaves_nothing_beside_it() {
     assert_eq!(names(folder), [name]);
     assert_eq!(store.read().unwrap().bins().count(), 0);
     let values = |far_fields: &FarFields| {
-        far_fields.window(20, 0.05, Pooling::Mean).unwrap().far_field.unwrap().values().to_vec()
+        far_fields.window(20, 0.05, Pooling::Mean).unwrap().far_field.unwrap().values().0.to_vec()
     };
     assert!(values(&old) == values(&far_fields));
     // Where it cannot be written, neither.
