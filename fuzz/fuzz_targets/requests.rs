@@ -46,6 +46,7 @@ static APP: LazyLock<(Runtime, Router)> = LazyLock::new(|| {
         tokenizer: Arc::new(Tokenizer::bert_base_uncased()),
         model: ModelInfo { id: "small".into(), revision: None, synthetic: true },
         padding: Padding::None,
+        preparation: Arc::default(),
         speed: Speed::default(),
     };
     state.set_ready(service).expect("a thread for the worker");

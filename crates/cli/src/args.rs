@@ -54,7 +54,7 @@ pub enum Command {
     Info(InfoArgs),
     /// Test and measure this machine's devices: for a bug report
     Doctor(Box<DoctorArgs>),
-    /// Measure the speed of the model on this machine
+    /// Measure the speed of the model on this machine, with its padding
     Bench(BenchArgs),
     /// Ask the server on this machine whether it is ready: for a container's health check
     Health(HealthArgs),
@@ -192,7 +192,7 @@ pub struct ServeArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub compute: ComputeArgs,
-    /// What to do with texts while fast padding is being prepared: compute them exactly, or refuse them with 503
+    /// What to do with texts that are not fast yet while fast padding is being prepared: compute them exactly, or refuse them with 503
     #[arg(long, env = "DANAUS_PADDING_WAIT", default_value = "exact", value_name = "WHAT")]
     pub padding_wait: PaddingWait,
     #[command(flatten)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use danaus_engine::padding::{Budget, FarFields, Probes, Progress, Store, StoreError, prepare};
+use danaus_engine::padding::{Budget, FarFields, Preparation, Probes, Progress, Store, StoreError, prepare};
 use danaus_engine::{Backend, EngineError, Padding};
 use danaus_model::{LoadError, LoadOptions, LoadedModel, ModelSource, Tokenizer};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -37,7 +37,15 @@ pub fn store(
     in_folder(&compute.cache_dir(&options.hub))
 }
 
-/// The padding for texts of a model; fast padding is loaded where it is prepared, and else is exact.
+/// What must be known of embedding without padding, wherever it is an alternative.
+pub const OTHER_VECTORS: &str =
+    "--padding none gives other vectors, which are wrong for a model that was trained on padded texts";
+
+/// The length of a text for which its price is told, in tokens.
+const USUAL_TOKENS: usize = 100;
+
+/// The padding for texts of a model; fast padding is loaded where it is prepared, and else is exact. Nothing else sets far fields in
+/// a command that calls this, so that its texts all have windows of one plan.
 pub fn choose(
     compute: &ComputeArgs,
     options: &LoadOptions,
@@ -46,12 +54,26 @@ pub fn choose(
 ) -> Padding {
     let padding = setup::padding(compute, model);
     if padding == Padding::Fast && !load(&store(compute, options, model, backend), backend) {
+        let rows = backend.max_tokens();
+        let times = rows.div_ceil(USUAL_TOKENS);
         tracing::warn!(
-            rows_per_text = backend.max_tokens(),
-            "fast padding is not prepared: every text is computed at the model's full length; run danaus prepare first"
+            "fast padding is not prepared: each text is computed as {rows} rows, {times} times as many as a text of \
+             {USUAL_TOKENS} tokens has. Run danaus prepare once, and it is fast. {OTHER_VECTORS}"
         );
     }
     padding
+}
+
+/// For who measures texts with `padding`: what is said of fast padding that is not prepared; `None` where there is nothing to say.
+pub fn unprepared(padding: Padding, backend: &dyn Backend) -> Option<String> {
+    let prepared = backend.far_fields().is_some_and(|far_fields| far_fields.is_complete());
+    let rows = backend.max_tokens();
+    (padding == Padding::Fast && !prepared).then(|| {
+        format!(
+            "Fast padding is not prepared. Until danaus prepare has made it so, a text that is not fast is served as a pass of all \
+             {rows} rows, and that is measured: max-length."
+        )
+    })
 }
 
 /// Lets fast padding be fast, as far as it was prepared before; says whether all of it was.
@@ -84,7 +106,7 @@ pub fn make(
     backend: &dyn Backend,
     (tokenizer, vocabulary): (&Tokenizer, usize),
     budget: Budget,
-    told: &mut dyn FnMut(Progress),
+    preparation: &Preparation,
 ) -> Result<Result<(), LoadError>, EngineError> {
     let started = Instant::now();
     tracing::info!(
@@ -96,16 +118,21 @@ pub fn make(
     let mut kept = Ok(());
     let before = backend.far_fields();
     let fields = prepare(backend, &probes, budget, before, &mut |progress, fields| {
-        told(progress);
+        let (elapsed, left) = (started.elapsed().as_secs_f64(), progress.total - progress.done);
+        let seconds_left = Some(elapsed / progress.done.max(1) as f64 * left as f64);
+        let progress = Progress { seconds_left, ..progress };
+        preparation.set(Some(progress));
         report.show(progress);
         if let Some(fields) = fields {
+            backend.set_far_fields(Arc::clone(fields));
             report.served(fields);
             kept = store.write(fields);
-            // What was written is mapped, and takes no memory of its own.
-            let mapped = kept.as_ref().ok().and_then(|()| store.read().ok()).map(Arc::new);
-            backend.set_far_fields(mapped.unwrap_or_else(|| Arc::clone(fields)));
         }
     })?;
+    // What was written is mapped, and takes no memory of its own.
+    if let (Ok(()), Ok(mapped)) = (&kept, store.read()) {
+        backend.set_far_fields(Arc::new(mapped));
+    }
     report.bar.finish_and_clear();
     let seconds = started.elapsed().as_secs();
     let (longest, megabytes) = (fields.longest_fast(), fields.bytes() / 1_000_000);
@@ -121,7 +148,6 @@ pub fn budget(compute: &ComputeArgs) -> Budget {
 /// Shows the progress: as a bar on a terminal, else in the log.
 struct Report {
     bar: ProgressBar,
-    started: Instant,
     logged: Option<Instant>,
 }
 
@@ -133,21 +159,16 @@ impl Report {
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
         let style =
             ProgressStyle::with_template("preparing fast padding {bar:40} {pos}/{len}, {eta} left, {msg}");
-        Self {
-            bar: bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())),
-            started: Instant::now(),
-            logged: None,
-        }
+        Self { bar: bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())), logged: None }
     }
 
-    fn show(&mut self, Progress { done, total }: Progress) {
+    fn show(&mut self, Progress { done, total, seconds_left, .. }: Progress) {
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
         // The first pass says how long it will take.
         if self.bar.is_hidden() && self.logged.is_none_or(|logged| logged.elapsed() >= Self::INTERVAL) {
             self.logged = Some(Instant::now());
-            let each = self.started.elapsed().as_secs_f64() / done.max(1) as f64;
-            let seconds_left = (each * (total - done) as f64).round();
+            let seconds_left = seconds_left.map(f64::round);
             tracing::info!(done, total, seconds_left, "preparing fast padding");
         }
     }

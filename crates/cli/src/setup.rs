@@ -72,8 +72,9 @@ pub fn load_profiled(
     }
     if model.padded && compute.padding == Some(Padding::None) {
         tracing::warn!(
-            "texts are embedded without padding, while the model was trained on texts padded to its full length: if \
-             retrieval disappoints, see --padding fast"
+            "texts are embedded without padding. {}, as this one was. Leave the option out, and run danaus prepare once: \
+             then padding is fast",
+            crate::padding::OTHER_VECTORS
         );
     }
     let info = backend.info();

@@ -337,6 +337,7 @@ fn a_bound_that_nothing_keeps_leaves_every_text_exact() {
     for (tokens, pooling) in (1..=300).flat_map(|tokens| Pooling::ALL.map(|pooling| (tokens, pooling))) {
         assert!(far_fields.window(tokens, 0.0, pooling).is_none(), "{tokens} tokens, {pooling}");
     }
+    assert_eq!(far_fields.longest_fast(), 0);
     let store = far_field_store("nothing-kept", 1e-12);
     store.write(&far_fields).unwrap();
     assert_eq!(store.read().unwrap().bins().count(), 0);

@@ -5,8 +5,8 @@ mod common;
 
 use common::{CASE_TIME, values};
 use danaus_kernels::{
-    Buffer, Knots, Matrix, MatrixMut, ShortFilter, Texts, add_interpolated, layer_norm, mean_rows,
-    short_conv, short_conv_gate,
+    Buffer, Knots, Matrix, MatrixMut, ShortFilter, Texts, add_interpolated, convolve_cells, layer_norm,
+    mean_rows, short_conv, short_conv_gate,
 };
 use danaus_simd::Isa;
 use divan::Bencher;
@@ -88,5 +88,23 @@ fn far_field_of_512_tokens(bencher: Bencher<'_, '_>, name: &str) {
         let knots = Knots { first: 0, step: 1, last: tokens as isize - 1 };
         let out = MatrixMut::new(&mut out, HIDDEN).columns(0, channels);
         add_interpolated(Isa::best(), out, knots, far, gate);
+    });
+}
+
+/// What the cells of a text of so many tokens, of a model of 2,048, add to a chunk's convolution: 96 of them behind the window. Items
+/// are pairs of a cell and a result, times channels.
+#[divan::bench(args = [16, 512], max_time = CASE_TIME)]
+fn cells(bencher: Bencher<'_, '_>, tokens: isize) {
+    let channels = CHUNK / 3;
+    let sums: Vec<i16> = values(2049 * HIDDEN).iter().map(|x| (x * 3e4) as i16).collect();
+    let sums = Matrix::new(&sums, HIDDEN).columns(0, channels);
+    let inside = tokens / 2;
+    let edges: Vec<_> = (-inside..0).chain((0..97).map(|edge| edge * 8)).collect();
+    let targets: Vec<_> = (0..96).map(|target| target * 8 + 4).collect();
+    let (jumps, mut out) = (matrix(edges.len() * channels), matrix(targets.len() * channels));
+    bencher.counter(ItemsCount::new(edges.len() * targets.len() * channels)).bench_local(|| {
+        let out = MatrixMut::new(&mut out, channels);
+        let jumps = Matrix::new(&jumps, channels);
+        convolve_cells(Isa::best(), out, (sums, 1024), (&targets, &edges), jumps);
     });
 }

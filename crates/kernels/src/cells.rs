@@ -67,30 +67,36 @@ struct Convolve<'a> {
     jumps: Matrix<'a>,
 }
 
-/// Channels whose results stay in registers while the edges go by.
-const STRIP: usize = 16;
+/// Channels whose results stay in registers while the edges go by: as many as leave room in them, or of one vector.
+const STRIPS: [usize; 2] = [48, 16];
 
 /// Targets that are computed side by side.
-const TARGETS: usize = 4;
+const TARGETS: usize = 2;
 
 impl Vectorized for Convolve<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let (targets, channels) = (self.out.rows(), self.out.cols());
-        let (whole, wide) = (targets - targets % TARGETS, channels - channels % STRIP);
-        for target in (0..whole).step_by(TARGETS) {
-            (0..wide).step_by(STRIP).for_each(|start| self.sum::<S, TARGETS, STRIP>(simd, target, start));
-            (wide..channels).for_each(|start| self.sum::<S, TARGETS, 1>(simd, target, start));
-        }
-        for target in whole..targets {
-            (0..wide).step_by(STRIP).for_each(|start| self.sum::<S, 1, STRIP>(simd, target, start));
-            (wide..channels).for_each(|start| self.sum::<S, 1, 1>(simd, target, start));
-        }
+        let targets = self.out.rows();
+        let whole = targets - targets % TARGETS;
+        (0..whole).step_by(TARGETS).for_each(|target| self.sums_of::<S, TARGETS>(simd, target));
+        (whole..targets).for_each(|target| self.sums_of::<S, 1>(simd, target));
     }
 }
 
 impl Convolve<'_> {
+    /// Adds what all edges do to `T` targets.
+    #[inline(always)]
+    fn sums_of<S: Simd, const T: usize>(&mut self, simd: S, target: usize) {
+        let channels = self.out.cols();
+        let (wide, narrow) = (channels - channels % STRIPS[0], channels - channels % STRIPS[1]);
+        (0..wide).step_by(STRIPS[0]).for_each(|start| self.sum::<S, T, { STRIPS[0] }>(simd, target, start));
+        (wide..narrow)
+            .step_by(STRIPS[1])
+            .for_each(|start| self.sum::<S, T, { STRIPS[1] }>(simd, target, start));
+        (narrow..channels).for_each(|start| self.sum::<S, T, 1>(simd, target, start));
+    }
+
     /// Adds what all edges do to `N` channels of `T` targets.
     #[inline(always)]
     fn sum<S: Simd, const T: usize, const N: usize>(&mut self, simd: S, target: usize, start: usize) {
@@ -99,10 +105,10 @@ impl Convolve<'_> {
             results.copy_from_slice(&self.out.view().row(target + index)[start..start + N]);
         }
         for (source, &edge) in self.edges.iter().enumerate() {
-            let jump = &self.jumps.row(source)[start..start + N];
+            let jump: &[f32; N] = strip(self.jumps.row(source), start);
             for (index, results) in results.iter_mut().enumerate() {
                 let row = self.zero as isize + self.targets[target + index] - edge;
-                let sums = &self.sums.row(row as usize)[start..start + N];
+                let sums: &[i16; N] = strip(self.sums.row(row as usize), start);
                 for channel in 0..N {
                     let sum = f32::from(sums[channel]);
                     results[channel] = simd.scalar_mul_add(sum, jump[channel], results[channel]);
@@ -113,4 +119,10 @@ impl Convolve<'_> {
             self.out.row_mut(target + index)[start..start + N].copy_from_slice(results);
         }
     }
+}
+
+/// The `N` values from `start` on.
+#[inline(always)]
+fn strip<T, const N: usize>(row: &[T], start: usize) -> &[T; N] {
+    row[start..start + N].try_into().expect("N values")
 }

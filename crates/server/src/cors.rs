@@ -9,7 +9,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::error::RATE_LIMIT_RESET;
 use crate::middleware::{REQUEST_ID, REQUEST_TIMEOUT};
-use crate::respond::SERVER_TIMING;
+use crate::respond::{PADDING, SERVER_TIMING};
 
 /// How long a browser need not ask again.
 const MAX_AGE: Duration = Duration::from_secs(3600);
@@ -55,7 +55,7 @@ pub(crate) fn layer(origins: &[CorsOrigin]) -> Option<CorsLayer> {
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([AUTHORIZATION, CONTENT_TYPE, REQUEST_TIMEOUT])
-        .expose_headers([REQUEST_ID, SERVER_TIMING, RETRY_AFTER, RATE_LIMIT_RESET])
+        .expose_headers([REQUEST_ID, SERVER_TIMING, PADDING, RETRY_AFTER, RATE_LIMIT_RESET])
         .max_age(MAX_AGE);
     Some(layer)
 }

@@ -15,6 +15,9 @@ use axum::response::{IntoResponse, Response};
 /// Seconds after which the request would be let in; the same number as `Retry-After`.
 pub(crate) const RATE_LIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
+/// Seconds after which to ask again while fast padding is prepared, which takes minutes.
+pub(crate) const PREPARING_SECONDS: u64 = 30;
+
 /// What went wrong; decides status, `type` and `code` of the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorKind {
@@ -173,6 +176,15 @@ impl ApiError {
             "The server is shutting down: send the request to another instance, or again later",
         )
         .retry_after(5)
+    }
+
+    /// Fast padding of the text would be exact, because it is not prepared yet.
+    pub(crate) fn preparing() -> Self {
+        Self::new(
+            ErrorKind::Preparing,
+            "Fast padding is still being prepared: try again later, or ask for \"padding\": \"max-length\"",
+        )
+        .retry_after(PREPARING_SECONDS)
     }
 
     /// All of the connections that there may be are open.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use danaus_engine::padding::{Preparation, equal_pairs};
 use danaus_engine::{Backend, EngineError, Padding, Pooling, finish};
 use danaus_model::{Encoding, Tokenizer, truncate, truncate_start};
 
@@ -22,9 +23,6 @@ const SYNTHETIC_WARNING: &str = "synthetic weights: vectors carry no meaning";
 /// helps nobody.
 const COUNTED_LENGTHS: usize = 4;
 
-/// Seconds after which to ask again while fast padding is prepared, which takes minutes.
-const PREPARING_SECONDS: u64 = 30;
-
 /// By how much short texts that came later go before a long one, which need not end before other short ones have their turn.
 const AGEING: Duration = Duration::from_secs(1);
 
@@ -41,6 +39,8 @@ pub struct Service {
     pub model: ModelInfo,
     /// What surrounds a text in the encoder where a request does not say.
     pub padding: Padding,
+    /// How far the preparation of fast padding is, where it goes on while the server runs.
+    pub preparation: Arc<Preparation>,
     /// How fast the backend was seen to compute; what is not known yet is learned while serving.
     pub speed: Speed,
 }
@@ -144,6 +144,8 @@ pub(crate) struct Embedded {
     pub(crate) tokens: Vec<usize>,
     /// Whether each text was cut.
     pub(crate) truncated: Vec<bool>,
+    /// How each text was padded.
+    pub(crate) padding: Vec<Padding>,
     pub(crate) timing: Timing,
 }
 
@@ -171,6 +173,10 @@ pub(crate) struct Estimated {
     pub(crate) tokens: Vec<usize>,
     /// Whether each text would be cut.
     pub(crate) truncated: Vec<bool>,
+    /// How each text would be padded.
+    pub(crate) padding: Vec<Padding>,
+    /// Tokens that the model would compute for each text, padding included.
+    pub(crate) rows: Vec<usize>,
     pub(crate) estimate: Estimate,
 }
 
@@ -283,6 +289,7 @@ impl Ready {
         let (queued, tokenise) = (Instant::now(), started.elapsed());
         self.metrics.stage_finished(Stage::Tokenise, started, tokenise);
         let (tokens, truncated, texts) = unzip(prepared?);
+        let padding = texts.iter().map(QueuedText::padding).collect();
         traces::size(tokens.len(), tokens.iter().sum());
         let computed = self.compute(texts).await?;
         let timing = Timing { tokenise, queue: computed.queue, compute: computed.compute };
@@ -293,7 +300,7 @@ impl Ready {
         let started = Instant::now();
         let vectors = self.finish(computed.vectors, options).await?;
         self.metrics.stage_finished(Stage::Finish, started, started.elapsed());
-        Ok(Embedded { vectors, tokens, truncated, timing })
+        Ok(Embedded { vectors, tokens, truncated, padding, timing })
     }
 
     /// What embedding a request's texts now would cost.
@@ -304,13 +311,13 @@ impl Ready {
     ) -> Result<Estimated, ApiError> {
         self.check(request.texts.len(), options)?;
         let (tokens, truncated, texts) = unzip(self.prepare(request, options).await?);
-        Ok(Estimated { tokens, truncated, estimate: self.worker.estimate(texts) })
+        let (padding, rows) = texts.iter().map(|text| (text.padding(), text.cost())).unzip();
+        Ok(Estimated { tokens, truncated, padding, rows, estimate: self.worker.estimate(texts) })
     }
 
     fn check(&self, texts: usize, options: EmbedOptions) -> Result<(), ApiError> {
         self.check_dimensions(options.dimensions)?;
-        self.check_count(texts)?;
-        self.check_prepared(options.padding)
+        self.check_count(texts)
     }
 
     /// Tokenises texts as they are, over the model's length or not.
@@ -337,16 +344,6 @@ impl Ready {
         Err(ApiError::new(ErrorKind::BatchTooLarge, message))
     }
 
-    fn check_prepared(&self, padding: Padding) -> Result<(), ApiError> {
-        let ready = padding != Padding::Fast || self.backend().far_fields().is_some();
-        if ready || !self.config.refuse_unprepared {
-            return Ok(());
-        }
-        let message =
-            "Fast padding is still being prepared: try again later, or ask for \"padding\": \"max-length\"";
-        Err(ApiError::new(ErrorKind::Preparing, message).retry_after(PREPARING_SECONDS))
-    }
-
     fn check_dimensions(&self, dimensions: Option<usize>) -> Result<(), ApiError> {
         let most = self.backend().dimension();
         match dimensions {
@@ -364,7 +361,9 @@ impl Ready {
         request: NamedTexts<T>,
         options: EmbedOptions,
     ) -> Result<Vec<Prepared>, ApiError> {
-        let cut = options.truncate;
+        let (cut, EmbedOptions { pooling, padding, .. }) = (options.truncate, options);
+        let preparation = Arc::clone(&self.service.preparation);
+        let refuse = self.config.refuse_unprepared && padding == Padding::Fast;
         let backend = Arc::clone(&self.service.backend);
         let limit = backend.max_tokens();
         let remedy = request.remedy;
@@ -385,10 +384,10 @@ impl Ready {
                 Truncate::Never | Truncate::End => truncate(&mut ids, limit),
                 Truncate::Start => truncate_start(&mut ids, limit),
             };
-            Ok(Prepared {
-                text: QueuedText::new(&*backend, ids, options.pooling, options.padding),
-                truncated,
-            })
+            if refuse && waits_for_its_range(&*backend, &preparation, &ids, pooling) {
+                return Err(ApiError::preparing());
+            }
+            Ok(Prepared { text: QueuedText::new(&*backend, ids, pooling, padding), truncated })
         };
         self.for_each_text(request, tokenise, prepare).await
     }
@@ -453,6 +452,23 @@ impl Ready {
             tracing::error!(%error, "a request has no vectors");
             ApiError::internal()
         })
+    }
+}
+
+/// Whether fast padding of a text would be exact now and may be fast later, when the range of its length is prepared.
+fn waits_for_its_range(
+    backend: &dyn Backend,
+    preparation: &Preparation,
+    ids: &[u32],
+    pooling: Pooling,
+) -> bool {
+    if ids.len() == backend.max_tokens() {
+        return false;
+    }
+    let goes_on = preparation.progress().is_some();
+    match backend.far_fields() {
+        Some(fields) => goes_on && fields.window(ids.len(), equal_pairs(ids), pooling).is_none(),
+        None => true,
     }
 }
 

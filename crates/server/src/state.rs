@@ -106,7 +106,12 @@ impl AppState {
         let Some(ready) = self.0.ready.get() else { return Present { inflight_bytes, ..Present::default() } };
         let (demoted, rechecks) = (ready.backend().demoted().is_some(), ready.backend().rechecks());
         let (waiting, cached) = (ready.waiting(), ready.cached());
-        Present { waiting, cached, inflight_bytes, demoted, rechecks }
+        let preparation = ready.service().preparation.progress();
+        let longest_fast = preparation.map_or_else(
+            || ready.backend().far_fields().map_or(0, |fields| fields.longest_fast()),
+            |progress| progress.longest_fast,
+        );
+        Present { waiting, cached, inflight_bytes, demoted, rechecks, preparation, longest_fast }
     }
 
     pub(crate) fn config(&self) -> &ServerConfig {

@@ -186,7 +186,8 @@ pub struct BenchArgs {
     /// Texts in a batch
     #[arg(long, env = "DANAUS_BATCH", default_value_t = 1, value_name = "N", value_parser = one_to(MAX_BATCH))]
     pub batch: usize,
-    /// Seconds to measure each length for, after a warm-up (at least three passes, at most 200)
+    /// Seconds to measure each length for, after a warm-up (at least three passes, at most 200), and as long again without padding
+    /// where texts are padded
     #[arg(long, env = "DANAUS_SECONDS", default_value = "3", value_name = "SECONDS", value_parser = seconds)]
     pub seconds: std::time::Duration,
     /// Show where the time goes: each stage's share, and how near the machine's peak (measured first) its products come

@@ -4,12 +4,13 @@ use std::time::Instant;
 
 use anyhow::Context;
 use danaus_engine::gpu::{Examined, Found, Measured, ProbeResult, examine};
-use danaus_engine::{Backend, Isa, Padding, Pooling, load_backend};
+use danaus_engine::{Backend, Isa, Padding, Pooling, Text, load_backend};
 use danaus_model::{HubOptions, LoadOptions};
 use serde::Serialize;
 
+use super::bench::texts;
 use crate::args::DoctorArgs;
-use crate::stdout;
+use crate::{padding, stdout};
 
 /// Lengths of single texts whose speed is measured.
 const LENGTHS: [usize; 4] = [16, 128, 512, 2048];
@@ -44,12 +45,21 @@ struct Chosen {
     threads: usize,
     crossover: Option<usize>,
     speed: Vec<Speed>,
+    /// What is to be known of `speed` where fast padding is not prepared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
 struct Speed {
     tokens: usize,
+    /// How the text was padded, which need not be what was asked for.
+    padding: String,
     ms: f64,
+    /// The same text without padding; `null` where it has none anyway.
+    none_ms: Option<f64>,
+    /// `ms` over that.
+    times_none: Option<f64>,
 }
 
 /// Prints what there is, tests and measures it. Fails only where the device that was asked for by name does.
@@ -62,7 +72,10 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let examined = examine(&model, &computing, &LENGTHS);
     let chosen = load_backend(&model, &computing);
     let (chosen, failure) = match &chosen {
-        Ok(backend) => (Some(describe(&**backend)?), None),
+        Ok(backend) => {
+            let padding = padding::choose(&args.compute, &options, &model, &**backend);
+            (Some(describe(&**backend, padding, model.config.vocab_size)?), None)
+        }
         Err(error) => (None, Some(error.to_string())),
     };
     let report = Report {
@@ -85,20 +98,24 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
 }
 
 /// What a backend is, and its speed.
-fn describe(backend: &dyn Backend) -> anyhow::Result<Chosen> {
-    let (info, mut speed) = (backend.info(), Vec::new());
+fn describe(backend: &dyn Backend, padding: Padding, vocabulary: usize) -> anyhow::Result<Chosen> {
+    let (info, mut speed, mut exact_ms) = (backend.info(), Vec::new(), None);
     for tokens in LENGTHS.into_iter().filter(|&tokens| tokens <= backend.max_tokens()) {
-        let ids = vec![0; tokens];
-        let text = [backend.text(&ids, Pooling::Mean, Padding::None)];
-        backend.embed(&text)?;
-        let mut times = [0.0; PASSES];
-        for time in &mut times {
-            let started = Instant::now();
-            backend.embed(&text)?;
-            *time = started.elapsed().as_secs_f64() * 1e3;
-        }
-        times.sort_by(f64::total_cmp);
-        speed.push(Speed { tokens, ms: times[PASSES / 2] });
+        let ids = texts(tokens, 1, vocabulary).concat();
+        let text = backend.text(&ids, Pooling::Mean, padding);
+        let used = text.window.padding;
+        let ms = match (used, exact_ms) {
+            // The same rows, whatever the text's length: seconds, for a 32k model.
+            (Padding::MaxLength, Some(ms)) => ms,
+            _ => median_ms(backend, text)?,
+        };
+        exact_ms = if used == Padding::MaxLength { Some(ms) } else { exact_ms };
+        let none_ms = match used {
+            Padding::None => None,
+            _ => Some(median_ms(backend, backend.text(&ids, Pooling::Mean, Padding::None))?),
+        };
+        let times_none = none_ms.map(|none_ms| ms / none_ms);
+        speed.push(Speed { tokens, padding: used.to_string(), ms, none_ms, times_none });
     }
     Ok(Chosen {
         device: info.device,
@@ -108,7 +125,22 @@ fn describe(backend: &dyn Backend) -> anyhow::Result<Chosen> {
         threads: info.threads,
         crossover: info.accelerator.as_ref().map(|gpu| gpu.crossover),
         speed,
+        note: padding::unprepared(padding, backend),
     })
+}
+
+/// What a text takes, in ms.
+fn median_ms(backend: &dyn Backend, text: Text<'_>) -> anyhow::Result<f64> {
+    let text = [text];
+    backend.embed(&text)?;
+    let mut times = [0.0; PASSES];
+    for time in &mut times {
+        let started = Instant::now();
+        backend.embed(&text)?;
+        *time = started.elapsed().as_secs_f64() * 1e3;
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[PASSES / 2])
 }
 
 /// System, architecture and, where the system tells, its release.
@@ -157,11 +189,12 @@ fn text(report: &Report) -> String {
         lines.extend(unavailable.iter().map(|reason| format!("{interface}: not usable: {reason}")));
         lines.extend(found.iter().flat_map(|found| found_lines(interface, found)));
     }
-    if let Some(Chosen { device, dtype, instruction_set, threads, speed, .. }) = &report.chosen {
+    if let Some(Chosen { device, dtype, instruction_set, threads, speed, note, .. }) = &report.chosen {
         lines.push(format!(
             "chosen: device {device}, dtype {dtype}; on the CPU {instruction_set}, {threads} threads"
         ));
-        lines.extend(speed.iter().map(|Speed { tokens, ms }| format!("{tokens:>8} tokens {ms:>10.2} ms")));
+        lines.extend(note.clone());
+        lines.extend(speed.iter().map(padded_speed_line));
     }
     lines.join("\n")
 }
@@ -191,7 +224,7 @@ fn found_lines(interface: &str, found: &Found) -> Vec<String> {
         lines.extend(crossover.measured.iter().map(speed_line));
     }
     if !found.speed.is_empty() {
-        lines.push("  speed of single texts".to_owned());
+        lines.push("  speed of single texts, padding none".to_owned());
         lines.extend(found.speed.iter().map(speed_line));
     }
     lines.extend(found.failure.iter().map(|reason| format!("  FAILED: {reason}")));
@@ -200,6 +233,14 @@ fn found_lines(interface: &str, found: &Found) -> Vec<String> {
 
 fn speed_line(Measured { tokens, cpu_ms, gpu_ms }: &Measured) -> String {
     format!("{tokens:>8} tokens {cpu_ms:>10.2} ms on the CPU {gpu_ms:>10.2} ms on the GPU")
+}
+
+fn padded_speed_line(Speed { tokens, padding, ms, none_ms, times_none }: &Speed) -> String {
+    let none = match (none_ms, times_none) {
+        (Some(ms), Some(times)) => format!(" ({ms:.2} ms with padding none, {times:.2} times that)"),
+        _ => String::new(),
+    };
+    format!("{tokens:>8} tokens {ms:>10.2} ms, padding {padding}{none}")
 }
 
 #[cfg(test)]
@@ -243,9 +284,28 @@ CUDA: Fast 9 (cuda, 555.1, 80000 MB), bf16; the CPU: f32
        7     100+      3.5e-5        4.25        0.50
   crossover: the CPU is for texts of fewer than 32 tokens, padding included
       16 tokens       1.00 ms on the CPU       2.50 ms on the GPU
-  speed of single texts
+  speed of single texts, padding none
       16 tokens       1.00 ms on the CPU       2.50 ms on the GPU";
         assert_eq!(found_lines("CUDA", &found()).join("\n"), expected);
+    }
+
+    #[test]
+    fn a_speed_says_its_padding() {
+        let line = |padding: &str, none_ms: Option<f64>| {
+            let times_none = none_ms.map(|ms| 6.0 / ms);
+            padded_speed_line(&Speed {
+                tokens: 16,
+                padding: padding.to_owned(),
+                ms: 6.0,
+                none_ms,
+                times_none,
+            })
+        };
+        assert_eq!(line("none", None), "      16 tokens       6.00 ms, padding none");
+        assert_eq!(
+            line("fast", Some(4.0)),
+            "      16 tokens       6.00 ms, padding fast (4.00 ms with padding none, 1.50 times that)"
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use serde::Deserialize;
 use ureq::tls::TlsConfig;
 
 use super::serve::port;
@@ -12,10 +13,21 @@ use crate::stdout;
 /// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a server says of itself, as far as it is told here.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Health {
+    status: String,
+    done: Option<u64>,
+    total: Option<u64>,
+    seconds_left: Option<f64>,
+    longest_fast: Option<u64>,
+}
+
 /// An answer: its status and its body.
 type Answer = (u16, String);
 
-/// Succeeds where a server on this machine says that it is ready.
+/// Succeeds where a server on this machine says that it is ready. One that still prepares fast padding is, and how far it is is told.
 pub fn run(args: HealthArgs) -> anyhow::Result<()> {
     #[cfg(unix)]
     if let Some(path) = &args.uds {
@@ -32,7 +44,19 @@ fn judge(answer: anyhow::Result<Answer>, place: &str) -> anyhow::Result<()> {
     if !(200..300).contains(&status) {
         bail!("{place} answers {status}: {body}");
     }
-    stdout::print(body)
+    let health: Health = serde_json::from_str(&body).unwrap_or_default();
+    stdout::print(body)?;
+    if let ("preparing", Some(done), Some(total)) = (&*health.status, health.done, health.total) {
+        let Health { seconds_left, longest_fast, .. } = health;
+        tracing::info!(
+            done,
+            total,
+            seconds_left,
+            longest_fast,
+            "healthy, and fast padding is being prepared"
+        );
+    }
+    Ok(())
 }
 
 fn get(url: &str) -> anyhow::Result<Answer> {

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use danaus_engine::Pooling;
-use danaus_engine::padding::FarFields;
+use danaus_engine::padding::{FarFields, Preparation};
 
 use crate::args::PrepareArgs;
 use crate::{padding, setup, stdout};
@@ -19,7 +19,8 @@ pub fn run(args: PrepareArgs) -> anyhow::Result<()> {
     if args.force || !padding::load(&store, &*backend) {
         store.check_writable().context("what is to be prepared could not be kept")?;
         let budget = padding::budget(&args.compute);
-        let kept = padding::make(&store, &*backend, (&tokenizer, vocabulary), budget, &mut |_| ())?;
+        let kept =
+            padding::make(&store, &*backend, (&tokenizer, vocabulary), budget, &Preparation::default())?;
         kept.context("what was prepared cannot be kept")?;
     }
     if let Some(far_fields) = backend.far_fields() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use danaus_engine::padding::{Budget, Store};
+use danaus_engine::padding::{Budget, Preparation, Progress, Store};
 use danaus_engine::{Backend, Padding};
 use danaus_model::Tokenizer;
 use danaus_server::{Listener, ModelInfo, ServerConfig, Service, Tls};
@@ -126,11 +126,12 @@ fn load(args: &ServeArgs) -> anyhow::Result<Service> {
     let tokenizer = Arc::new(setup::tokenizer(args.text.tokenizer.file.as_deref(), vocabulary)?);
     let speed = setup::warm_up(&*backend)?;
     let padding = setup::padding(&args.compute, &model);
+    let preparation = Arc::new(Preparation::default());
     if padding == Padding::Fast {
         let store = padding::store(&args.compute, &options, &model, &*backend);
         if !padding::load(&store, &*backend) {
             let budget = padding::budget(&args.compute);
-            prepare(store, Arc::clone(&backend), Arc::clone(&tokenizer), vocabulary, budget)?;
+            prepare(store, Arc::clone(&backend), Arc::clone(&tokenizer), (vocabulary, budget), &preparation)?;
         }
     }
     if backend.info().accelerator.is_some() {
@@ -139,7 +140,8 @@ fn load(args: &ServeArgs) -> anyhow::Result<Service> {
         thread.spawn(move || backend.finish_self_test()).context("a thread cannot be started")?;
     }
     let (id, revision, synthetic) = (model.id, model.revision, model.synthetic);
-    Ok(Service { backend, tokenizer, model: ModelInfo { id, revision, synthetic }, padding, speed })
+    let model = ModelInfo { id, revision, synthetic };
+    Ok(Service { backend, tokenizer, model, padding, preparation, speed })
 }
 
 /// Prepares fast padding beside the server's work: its passes and those of requests take turns.
@@ -147,26 +149,41 @@ fn prepare(
     store: Store,
     backend: Arc<dyn Backend>,
     tokenizer: Arc<Tokenizer>,
-    vocabulary: usize,
-    budget: Budget,
+    (vocabulary, budget): (usize, Budget),
+    preparation: &Arc<Preparation>,
 ) -> anyhow::Result<()> {
     if let Err(error) = store.check_writable() {
         tracing::warn!(
             "what is prepared cannot be kept, and will be prepared again at the next start: {error}"
         );
     }
-    let work = move || match padding::make(&store, &*backend, (&tokenizer, vocabulary), budget, &mut |_| ()) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(
-            "what was prepared cannot be kept, and will be prepared again at the next start: {error}"
-        ),
-        Err(error) => {
-            tracing::error!(%error, "fast padding cannot be prepared: texts are computed exactly");
+    // From here on, so that no request comes before it is said.
+    preparation.set(Some(Progress::default()));
+    let ends = Ends(Arc::clone(preparation));
+    let work = move || {
+        let Ends(preparation) = &ends;
+        match padding::make(&store, &*backend, (&tokenizer, vocabulary), budget, preparation) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(
+                "what was prepared cannot be kept, and will be prepared again at the next start: {error}"
+            ),
+            Err(error) => {
+                tracing::error!(%error, "fast padding cannot be prepared: texts are computed exactly");
+            }
         }
     };
     let thread = std::thread::Builder::new().name("danaus-prepare".into());
     thread.spawn(work).context("a thread cannot be started")?;
     Ok(())
+}
+
+/// Says that nothing is being prepared any more, however the preparation ends.
+struct Ends(Arc<Preparation>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.set(None);
+    }
 }
 
 /// Resolves at the first signal; a second one ends the process at once.

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::common::{danaus, danaus_with, run, small_model};
+use crate::common::{SMALL_LENGTH, danaus, danaus_with, padded_model, run, small_model};
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 13] = [
     "length",
     "batch",
+    "padding",
     "device",
     "dtype",
     "instruction_set",
@@ -16,8 +17,22 @@ const KEYS: [&str; 10] = [
     "median_ms",
     "min_ms",
     "tokens_per_second",
+    "none_median_ms",
+    "times_none",
     "peak_rss_mb",
 ];
+
+/// The columns of the table.
+const HEADINGS: &str =
+    "length batch padding device dtype isa threads median ms min ms tokens/s none ms times none peak MB";
+
+/// How many there are: some have two words.
+const COLUMNS: usize = 13;
+
+/// Words of each line.
+fn words(text: &str) -> Vec<Vec<&str>> {
+    text.lines().map(|line| line.split_whitespace().collect()).collect()
+}
 
 #[test]
 fn measurements_as_json() {
@@ -37,6 +52,11 @@ fn measurements_as_json() {
         assert!(number("min_ms") > 0.0 && number("min_ms") <= number("median_ms"), "{measurement}");
         let rate = 3.0 * length / (number("median_ms") / 1e3);
         assert!((number("tokens_per_second") / rate - 1.0).abs() < 1e-6, "{measurement}");
+        assert_eq!(measurement["padding"], "none", "what the model was trained with");
+        assert!(
+            measurement["none_median_ms"].is_null() && measurement["times_none"].is_null(),
+            "{measurement}"
+        );
         // The model alone has 8 MB; the process cannot have more than the machine.
         assert!(number("peak_rss_mb") > 8.0 && number("peak_rss_mb") < 1e6, "{measurement}");
     }
@@ -46,9 +66,73 @@ fn measurements_as_json() {
 fn measurements_for_people() {
     let bench = run(&mut danaus_with(small_model(), "bench --lengths 8,16 --seconds 0")).exits(0);
     let text = bench.text();
-    let columns: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(columns.len(), 3, "{text}");
-    assert_eq!((columns[1][0], columns[2][0]), ("8", "16"), "{text}");
+    let lines = words(&text);
+    assert_eq!(lines.len(), 3, "{text}");
+    assert_eq!(lines[0].join(" "), HEADINGS);
+    assert_eq!((lines[1][0], lines[2][0]), ("8", "16"), "{text}");
+    for line in &lines[1..] {
+        assert_eq!((line.len(), line[2], line[10], line[11]), (COLUMNS, "none", "-", "-"), "{text}");
+    }
+}
+
+/// A model that was trained on padded texts is measured with what serves them.
+#[test]
+fn padding_is_measured_as_it_is_served() {
+    let cache = tempfile::tempdir().unwrap();
+    let cached = |args: &str| {
+        let mut command = danaus_with(padded_model(), args);
+        run(command.arg("--padding-cache").arg(cache.path())).exits(0)
+    };
+    let bench = |args: &str| cached(&format!("bench --seconds 0 --lengths 8,{SMALL_LENGTH} {args}"));
+    let measured = |args: &str| -> Vec<Value> {
+        serde_json::from_slice(&bench(&format!("--json {args}")).stdout).unwrap()
+    };
+    let paddings = |measured: &[Value]| -> Vec<String> {
+        measured.iter().map(|row| row["padding"].as_str().unwrap().to_owned()).collect()
+    };
+    let note = format!(
+        "Fast padding is not prepared. Until danaus prepare has made it so, a text that is not fast is served as a pass of all \
+         {SMALL_LENGTH} rows, and that is measured: max-length."
+    );
+    let unprepared = bench("");
+    assert!(unprepared.stderr.contains("fast padding is not prepared"), "{}", unprepared.stderr);
+    let text = unprepared.text();
+    assert_eq!(text.lines().next(), Some(note.as_str()));
+    let lines = words(&text);
+    assert_eq!(lines[1].join(" "), HEADINGS);
+    assert_eq!((lines.len(), lines[2][2], lines[3][2]), (4, "max-length", "max-length"), "{text}");
+    assert_eq!(paddings(&measured("")), ["max-length", "max-length"]);
+    assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 0, "nothing is prepared by being measured");
+
+    cached("prepare");
+    let text = bench("").text();
+    let lines = words(&text);
+    assert_eq!(lines[0].join(" "), HEADINGS, "there is nothing to note");
+    assert_eq!((lines.len(), lines[1][2], lines[2][2]), (3, "fast", "max-length"), "{text}");
+    let prepared = measured("--batch 2");
+    assert_eq!(paddings(&prepared), ["fast", "max-length"]);
+    for row in &prepared {
+        let [padded, none, ratio] =
+            ["median_ms", "none_median_ms", "times_none"].map(|key| row[key].as_f64().unwrap());
+        assert!(none > 0.0 && (padded / none / ratio - 1.0).abs() < 1e-6, "{row}");
+        assert!(row["peak_rss_mb"].as_f64() > Some(8.0), "{row}");
+    }
+    assert_eq!(paddings(&measured("--padding max-length")), ["max-length", "max-length"]);
+    let none = measured("--padding none");
+    assert_eq!(paddings(&none), ["none", "none"]);
+    assert!(none.iter().all(|row| row["none_median_ms"].is_null()), "{none:?}");
+}
+
+/// The rates of a profile are of the padded rows; passes without padding are not in it.
+#[test]
+fn the_profile_is_of_the_padding() {
+    let args = "bench --json --profile --lengths 8 --seconds 0 --padding max-length";
+    let bench = run(&mut danaus_with(small_model(), args)).exits(0);
+    let measured: Value = serde_json::from_slice(&bench.stdout).unwrap();
+    assert_eq!(measured[0]["padding"], "max-length");
+    let stages = measured[0]["profile"].as_array().unwrap();
+    let sum: f64 = stages.iter().map(|stage| stage["share"].as_f64().unwrap()).sum();
+    assert!((0.99..1.2).contains(&sum), "the stages and the waiting fill the pass: {stages:?}");
 }
 
 #[test]

@@ -200,6 +200,22 @@ pub fn small_model() -> &'static Path {
     })
 }
 
+/// The folder of the same model, with a configuration that says that it was trained on padded texts.
+pub fn padded_model() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("padded-model");
+        std::fs::create_dir_all(&folder).unwrap();
+        let checkpoint = "model.safetensors";
+        std::fs::copy(small_model().join(checkpoint), folder.join(checkpoint)).unwrap();
+        let mut config = small_config();
+        config["danaus_padding"] = json!("max-length");
+        config["danaus_synthetic_seed"] = json!(1);
+        std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        folder
+    })
+}
+
 /// A row of `danaus embed`'s JSON lines.
 #[derive(Debug, Clone, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::common::{Run, danaus, danaus_with, run, small_model};
+use crate::common::{Run, danaus, danaus_with, padded_model, run, small_model};
 
 /// No driver is found where there is none to look for: for NVIDIA's GPUs by their number, for Vulkan by its list of drivers.
 const NO_GPU: [(&str, &str); 3] = [
@@ -100,7 +100,40 @@ fn the_doctor_describes_this_machine() {
     }
     let lengths = told["chosen"]["speed"].as_array().unwrap().iter().map(|speed| speed["tokens"].as_u64());
     assert_eq!(lengths.collect::<Vec<_>>(), [Some(16), Some(128)], "what the model takes");
-    assert!(told["chosen"]["speed"][0]["ms"].as_f64() > Some(0.0));
+    let first = &told["chosen"]["speed"][0];
+    assert!(first["ms"].as_f64() > Some(0.0));
+    let keys: Vec<_> = first.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["ms", "none_ms", "padding", "times_none", "tokens"]);
+    assert_eq!((&first["padding"], first["none_ms"].is_null()), (&"none".into(), true));
+    assert_eq!(told["chosen"].get("note"), None);
+}
+
+#[test]
+fn the_doctor_measures_the_models_padding() {
+    let cache = tempfile::tempdir().unwrap();
+    let cached = |args: &str| {
+        let mut command = danaus_with(padded_model(), args);
+        run(command.arg("--padding-cache").arg(cache.path())).exits(0)
+    };
+    let speeds = || json(&cached("doctor --json"))["chosen"]["speed"].clone();
+    let report = cached("doctor").text();
+    let note = "Fast padding is not prepared. Until danaus prepare has made it so";
+    assert!(report.contains(note) && report.contains(" ms, padding max-length ("), "{report}");
+    let unprepared = speeds();
+    assert_eq!(unprepared[0]["padding"], "max-length");
+    assert_eq!(unprepared[0]["ms"], unprepared[1]["ms"], "the same rows, measured once");
+    cached("prepare");
+    let report = cached("doctor").text();
+    assert!(!report.contains(note) && report.contains(" ms, padding fast ("), "{report}");
+    let prepared = &speeds()[0];
+    assert_eq!(prepared["padding"], "fast");
+    let [ms, none_ms, ratio] = ["ms", "none_ms", "times_none"].map(|key| prepared[key].as_f64().unwrap());
+    assert!((ms / none_ms / ratio - 1.0).abs() < 1e-6, "{prepared}");
+    let none = cached("doctor --padding none").text();
+    assert!(
+        none.lines().any(|line| line.starts_with("      16 tokens") && line.ends_with("padding none")),
+        "{none}"
+    );
 }
 
 #[test]

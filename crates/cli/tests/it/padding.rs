@@ -114,7 +114,15 @@ fn unprepared_texts_are_exact_with_a_warning_and_prepared_ones_within_the_bound(
     let (plain, _) = embed("--padding none", cache.path());
     let (unprepared, log) = embed("--padding fast", cache.path());
     assert_eq!(unprepared, exact);
-    assert!(log.contains("fast padding is not prepared") && log.contains("danaus prepare"), "{log}");
+    assert!(log.contains("fast padding is not prepared"), "{log}");
+    let rows = SMALL_LENGTH.div_ceil(100);
+    for part in [
+        &format!("as {SMALL_LENGTH} rows, {rows} times as many as a text of 100 tokens has"),
+        "Run danaus prepare once, and it is fast",
+        "--padding none gives other vectors, which are wrong for a model that was trained on padded texts",
+    ] {
+        assert!(log.contains(part), "no {part:?} in {log}");
+    }
     assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 0, "embedding prepares nothing");
     prepare("", cache.path());
     let (fast, log) = embed("--padding fast", cache.path());
@@ -450,12 +458,19 @@ fn a_server_prepares_in_the_background_and_keeps_it_for_the_next_start() {
         let (status, body) = server.post("/embed", &json!({"query": TEXTS}));
         let refused = status == 503 && body["error"]["code"] == "padding_preparing";
         assert!(refused || status == 200, "{status}: {body}");
+        let (status, health) = server.get("/health");
+        let said = (status, health["status"].as_str().unwrap_or_default());
+        assert!([(503, "preparing"), (200, "healthy")].contains(&said), "{status}: {health}");
+        assert!(status == 200 || health["total"].is_u64(), "{health}");
         (!refused).then_some(())
     });
     answered.unwrap_or_else(|| panic!("it is never prepared:\n{}", server.log()));
     // What there is of it so far is shown, and in the end all of it.
     assert_eq!(prepared_info(&server)["bound"], json!(BOUND));
     server.wait_for_log("fast padding is ready");
+    let healthy = eventually(PATIENCE, || (server.get("/health").0 == 200).then_some(()));
+    healthy.unwrap_or_else(|| panic!("it is never healthy:\n{}", server.log()));
+    assert_eq!(server.get("/info").1["preparation"], Value::Null);
     let shown = prepared_info(&server);
     only_file(cache.path());
     let (expected, log) = embed("--padding fast", cache.path());

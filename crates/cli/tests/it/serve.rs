@@ -293,7 +293,7 @@ fn a_failure_is_a_json_log_line_too_whatever_the_level() {
 #[test]
 fn health_asks_the_server_of_this_machine() {
     let model = slow_model();
-    let server = Server::start(&mut danaus_with(model.path(), "serve --port 0"));
+    let server = Server::start(&mut danaus_with(model.path(), "serve --port 0 --padding none"));
     let health = || {
         let mut health = danaus(&["health"]);
         // A proxy that nobody listens at, as some platforms set one for the way out.
@@ -305,4 +305,39 @@ fn health_asks_the_server_of_this_machine() {
     server.wait_until_ready();
     assert!(health().exits(0).text().contains("healthy"));
     run(danaus(&["health", "--port"]).arg(free_port().to_string())).fails(1, &["no server answers"]);
+}
+
+/// A server that still prepares fast padding answers texts, and so is healthy.
+#[test]
+fn health_says_how_far_a_preparation_is() {
+    let body =
+        r#"{"status":"preparing","model":"m","done":12,"total":90,"seconds_left":240.5,"longest_fast":64}"#;
+    for (status, code) in [("200 OK", 0), ("503 Service Unavailable", 1)] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let server = std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            let _ = connection.read(&mut [0; 4096]).unwrap();
+            connection.write_all(answer.as_bytes()).unwrap();
+        });
+        let run = run(danaus(&["health", "--port"]).arg(port.to_string())).exits(code);
+        server.join().unwrap();
+        if code == 0 {
+            assert_eq!(run.text(), format!("{body}\n"));
+            for part in ["is being prepared", "done=12", "total=90", "seconds_left=240.5", "longest_fast=64"]
+            {
+                assert!(run.stderr.contains(part), "no {part:?} in {}", run.stderr);
+            }
+        } else {
+            assert!(
+                run.stderr.contains("answers 503") && run.stderr.contains("\"done\":12"),
+                "{}",
+                run.stderr
+            );
+        }
+    }
 }

@@ -140,7 +140,7 @@ impl Mixing<'_> {
         mut out: MatrixMut<'_>,
         mut probe: Option<&mut ChunkProbe<'_>>,
     ) {
-        let ChunkBuffers { projected, convolution, taps, filter } = buffers;
+        let ChunkBuffers { projected, convolution, taps, filter, far } = buffers;
         let (x, gate) = self.operands(branch, weights, projected);
         let mut made = None;
         for (text, (rows, source)) in self.pass.texts.iter().zip(&self.plan.sources).enumerate() {
@@ -158,9 +158,11 @@ impl Mixing<'_> {
             filter.convolve(convolution, x, out.reborrow(), epilogue);
             clock.lap(Stage::LongConvolution);
             if let Some(far_field) = &self.pass.far_fields[text] {
-                let far = Matrix::new(far_field.branch(self.layer, branch as usize), self.input.cols());
-                let far = far.columns(weights.channels.start, weights.channels.len());
-                add_interpolated(self.backend.compute.isa(), out, far_field.knots(), far, gate);
+                let (channels, knots) = (weights.channels.clone(), far_field.knots());
+                far.resize(knots.count() * channels.len());
+                far_field.write(self.layer, branch as usize, channels.clone(), far);
+                let values = Matrix::new(far, channels.len());
+                add_interpolated(self.backend.compute.isa(), out, knots, values, gate);
                 clock.lap(Stage::FarField);
             }
         }

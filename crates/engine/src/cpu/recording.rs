@@ -67,7 +67,7 @@ impl Mixing<'_> {
         records: &mut [ChunkRecord<'_>],
     ) {
         let (isa, width, number) = (self.backend.compute.isa(), weights.channels.len(), branch as usize);
-        let ChunkBuffers { projected, convolution, taps, filter } = buffers;
+        let ChunkBuffers { projected, convolution, taps, filter, .. } = buffers;
         let (x, _) = self.operands(branch, weights, projected);
         let x = x.slice(self.pass.texts.range(0));
         let mut convolve = |source: &Source, rows: usize| {

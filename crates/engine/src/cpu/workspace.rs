@@ -43,6 +43,8 @@ pub(super) struct ChunkBuffers {
     /// A filter that is used once: forward and reverse taps `[positions, n]`, and what they become.
     pub taps: [Buffer<f32>; 2],
     pub filter: LongFilter,
+    /// A text's far field at its knots `[K, n]`.
+    pub far: Buffer<f32>,
 }
 
 /// For a block of rows between the convolutions and the next layer.

@@ -1,6 +1,5 @@
 //! What the padding behind a window adds to the long convolutions inside it.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,17 +7,19 @@ use danaus_kernels::{Knots, Matrix, MatrixMut, add_interpolated};
 use danaus_simd::{Isa, MappedFile};
 
 use super::record::Recording;
-use super::values::{Values, rounded};
+use super::values::{Values, quantize, restore};
 
 /// The far field of a window of m tokens: for knots among its positions, layer by layer, what the padding from position m to the
-/// model's length adds to each of the two long convolutions, in bfloat16. Between knots it is linear.
+/// model's length adds to each of the two long convolutions. Between knots it is linear.
 ///
-/// `[layer, branch, K, H]`; the branches are the mixer's and the residual's.
+/// `[layer, branch, K, H]`, as 8-bit integers with a scale for each knot; the branches are the mixer's and the residual's.
 #[derive(Debug, Clone)]
 pub struct FarField {
     knots: Knots,
     width: usize,
-    values: Values<u16>,
+    values: Values<i8>,
+    /// `[layer, branch, K]`
+    scales: Values<f32>,
 }
 
 /// The knots of a window of `window` positions, `step` positions apart.
@@ -37,17 +38,23 @@ impl FarField {
 
     pub(super) fn with_knots(knots: Knots, width: usize, values: &[f32]) -> Self {
         assert!(values.len().is_multiple_of(2 * knots.count() * width), "whole layers");
-        Self { knots, width, values: rounded(values) }
+        let (mut integers, mut scales) = (Vec::new(), Vec::new());
+        quantize(values, width, &mut integers, &mut scales);
+        let (values, scales) = (Values::Computed(integers.into()), Values::Computed(scales.into()));
+        Self { knots, width, values, scales }
     }
 
-    /// One in a memory-mapped file; `None` where `bytes` are not in it, not aligned or not as many as the shape needs.
+    /// One in a memory-mapped file; `None` where the bytes are not in it, not aligned or not as many as the shape needs.
     pub(super) fn mapped(
         knots: Knots,
         (layers, width): (usize, usize),
         file: &Arc<MappedFile>,
-        bytes: Range<usize>,
+        [values, scales]: [Range<usize>; 2],
     ) -> Option<Self> {
-        Some(Self { knots, width, values: Values::mapped(2 * layers * knots.count() * width, file, bytes)? })
+        let rows = 2 * layers * knots.count();
+        let (values, scales) =
+            (Values::mapped(rows * width, file, values)?, Values::mapped(rows, file, scales)?);
+        Some(Self { knots, width, values, scales })
     }
 
     /// Positions of the window.
@@ -57,7 +64,7 @@ impl FarField {
 
     /// Layers.
     pub fn layers(&self) -> usize {
-        self.values.get().len() / (2 * self.knots.count() * self.width)
+        self.scales.get().len() / (2 * self.knots.count())
     }
 
     /// Channels: H.
@@ -70,28 +77,33 @@ impl FarField {
         self.knots
     }
 
-    /// The bits of all values.
-    pub fn values(&self) -> &[u16] {
-        self.values.get()
+    /// The tensors: integers, and scales.
+    pub fn values(&self) -> (&[i8], &[f32]) {
+        (self.values.get(), self.scales.get())
     }
 
-    /// The bits of a branch's values at the knots `[K, H]`.
-    pub(crate) fn branch(&self, layer: usize, branch: usize) -> &[u16] {
-        let len = self.knots.count() * self.width;
-        &self.values()[(2 * layer + branch) * len..][..len]
+    /// Memory, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.values.get()) + size_of_val(self.scales.get())
     }
 
-    /// The bits of a branch's values at all positions `[m, H]`.
+    /// Writes some channels of a branch's values at the knots to `out` `[K, n]`.
+    pub(crate) fn write(&self, layer: usize, branch: usize, channels: Range<usize>, out: &mut [f32]) {
+        let knots = self.knots.count();
+        let first = (2 * layer + branch) * knots;
+        let values = &self.values.get()[first * self.width..][..knots * self.width];
+        restore((values, self.width), &self.scales.get()[first..][..knots], channels, out);
+    }
+
+    /// The bits of a branch's values at all positions `[m, H]`, in bfloat16.
     #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code))]
-    pub(crate) fn everywhere(&self, layer: usize, branch: usize) -> Cow<'_, [u16]> {
-        let values = self.branch(layer, branch);
-        if self.knots.step == 1 {
-            return Cow::Borrowed(values);
-        }
+    pub(crate) fn everywhere(&self, layer: usize, branch: usize) -> Vec<u16> {
+        let mut values = vec![0.0; self.knots.count() * self.width];
+        self.write(layer, branch, 0..self.width, &mut values);
         let mut all = vec![0.0; self.window() * self.width];
         let out = MatrixMut::new(&mut all, self.width);
-        add_interpolated(Isa::best(), out, self.knots, Matrix::new(values, self.width), None);
-        Cow::Owned(all.iter().map(|&value| half::bf16::from_f32(value).to_bits()).collect())
+        add_interpolated(Isa::best(), out, self.knots, Matrix::new(&values, self.width), None);
+        all.iter().map(|&value| half::bf16::from_f32(value).to_bits()).collect()
     }
 }
 
@@ -111,7 +123,7 @@ pub(super) fn coarsest(recording: &Recording, knots: Knots) -> FarField {
 }
 
 /// The share of a far field's energy that interpolation may miss.
-const COARSE: f64 = 2e-5;
+const COARSE: f64 = 1e-4;
 
 /// The values of a recording at some of its knots.
 fn at_knots(recording: &Recording, all: Knots, some: Knots) -> Vec<f32> {
@@ -127,28 +139,34 @@ fn at_knots(recording: &Recording, all: Knots, some: Knots) -> Vec<f32> {
     values
 }
 
-/// The share of a recording's energy that some of its knots do not have.
+/// Adds to `row` `[C]` what lies at a position between the `values` `[K, C]` at `knots`.
+pub(super) fn add_at(isa: Isa, row: &mut [f32], position: isize, knots: Knots, values: Matrix<'_>) {
+    let from = ((position - knots.first) / knots.step as isize) as usize;
+    let to = (from + 1).min(knots.count() - 1);
+    let (low, high) = (knots.position(from), knots.position(to));
+    let around = Knots { first: low - position, step: (high - low).max(1) as usize, last: high - position };
+    let width = row.len();
+    add_interpolated(isa, MatrixMut::new(row, width), around, values.slice(from..to + 1), None);
+}
+
+/// The share of a recording's energy that some of its knots do not have, at up to [`LOOKED_AT`] others.
 fn neglected(recording: &Recording, all: Knots, some: Knots, values: &[f32]) -> f64 {
     let (width, isa) = (recording.width(), Isa::best());
     let (mut energy, mut missed) = (0.0, 0.0);
     let square = |values: &[f32]| values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+    // A number of knots that no power of two divides, so that those in the middle between two are among them.
+    let stride = all.count().div_ceil(LOOKED_AT) | 1;
     for (index, values) in values.chunks_exact(some.count() * width).enumerate() {
-        let values = Matrix::new(values, width);
-        // What is left of each knot's values, in turn.
-        for knot in 0..all.count() {
+        for knot in (0..all.count()).step_by(stride) {
             let mut row = recording.row(index / 2, (index % 2) * all.count() + knot).to_vec();
             energy += square(&row);
-            let position = all.position(knot);
-            let from = (position / some.step as isize) as usize;
-            let (low, high) = (some.position(from), some.position((from + 1).min(some.count() - 1)));
-            let ends =
-                Knots { first: low - position, step: (high - low).max(1) as usize, last: high - position };
-            let count = ends.count();
-            let around = values.slice(from..from + count);
             row.iter_mut().for_each(|x| *x = -*x);
-            add_interpolated(isa, MatrixMut::new(&mut row, width), ends, around, None);
+            add_at(isa, &mut row, all.position(knot), some, Matrix::new(values, width));
             missed += square(&row);
         }
     }
     if energy > 0.0 { missed / energy } else { 0.0 }
 }
+
+/// Knots of each layer and branch that are looked at to see what coarser ones miss.
+const LOOKED_AT: usize = 100;

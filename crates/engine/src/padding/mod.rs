@@ -19,6 +19,7 @@ mod probes;
 mod record;
 mod running_sums;
 mod sketch;
+mod status;
 mod store;
 mod values;
 
@@ -31,13 +32,14 @@ use crate::{EngineError, Padding};
 pub use cells::Cells;
 pub use far_field::FarField;
 pub use plan::{Bin, FarFields, equal_pairs};
-pub use prepare::{Budget, Progress, distance, prepare};
+pub use prepare::{Budget, distance, prepare};
 pub use probes::Probes;
 pub(crate) use record::Place;
 pub use record::WindowRecord;
 pub use running_sums::RunningSums;
 pub use sketch::Sketch;
 pub(crate) use sketch::convolve;
+pub use status::{Preparation, Progress};
 pub use store::{Store, StoreError};
 
 /// What an encoder computes of a padded text: its first `rows` rows, with the far field of what follows.

@@ -110,12 +110,7 @@ impl FarFields {
         self.bins.iter()
     }
 
-    /// The running sums of the filters, where a sketch needs them.
-    pub(super) fn running_sums(&self) -> Option<&Arc<RunningSums>> {
-        self.bins.iter().find_map(|(_, fields)| fields.sketch.as_ref()).map(|sketch| sketch.sums())
-    }
-
-    /// What ranges compute with, each once: several ranges may share it.
+    /// What the ranges compute with, each once: several of them may share a window.
     pub(super) fn distinct(&self) -> Vec<&Fields> {
         let mut distinct: Vec<&Fields> = Vec::new();
         for (_, fields) in &self.bins {
@@ -124,6 +119,11 @@ impl FarFields {
             }
         }
         distinct
+    }
+
+    /// The running sums of the filters, where a sketch needs them.
+    pub(super) fn running_sums(&self) -> Option<&Arc<RunningSums>> {
+        self.bins.iter().find_map(|(_, fields)| fields.sketch.as_ref()).map(|sketch| sketch.sums())
     }
 
     /// Memory of all far fields and sketches, in bytes.
@@ -141,14 +141,20 @@ impl FarFields {
         Some(fields.window(bin.window))
     }
 
-    /// The longest length up to which texts of every length are served, without repetition and for mean pooling; 0 where there is none.
+    /// The largest n for which texts of 2 to n tokens are all served, where they repeat nothing and their mean is asked for; 0
+    /// where there is none.
     pub fn longest_fast(&self) -> usize {
-        let served = |tokens: &usize| self.window(*tokens, 0.0, Pooling::Mean).is_some();
-        (2..=self.max_tokens).take_while(served).last().unwrap_or(0)
+        let is_fast = |&tokens: &usize| self.window(tokens, 0.0, Pooling::Mean).is_some();
+        (2..=self.max_tokens).take_while(is_fast).last().unwrap_or(0)
     }
 }
 
 impl Fields {
+    /// Whether both are the same ones.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.far_field, &other.far_field)
+    }
+
     pub fn window(&self, rows: usize) -> Window {
         let (far_field, sketch) = (Some(Arc::clone(&self.far_field)), self.sketch.clone());
         Window { padding: Padding::Fast, rows, far_field, sketch }
@@ -159,14 +165,9 @@ impl Fields {
         self.sketch.as_ref().map_or(0, |sketch| sketch.rows())
     }
 
-    /// Whether the two are one.
-    pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.far_field, &other.far_field)
-    }
-
     /// Memory of its own, in bytes.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.far_field.values()) + self.sketch.as_ref().map_or(0, |sketch| sketch.bytes())
+        self.far_field.bytes() + self.sketch.as_ref().map_or(0, |sketch| sketch.bytes())
     }
 }
 

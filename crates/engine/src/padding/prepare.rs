@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::plan::Fields;
-use super::{Bin, Cells, FarFields, Probes, RunningSums, Window, WindowRecord, equal_pairs};
+use super::{Bin, Cells, FarFields, Probes, Progress, RunningSums, Window, WindowRecord, equal_pairs};
 use crate::{Backend, EngineError, Pooling};
 
 mod ranges;
@@ -26,11 +26,17 @@ const MARGIN_ALONE: f64 = 3.0;
 /// Times the bound that an error may be before more recorded passes are of no use.
 const PROMISING: f64 = 3.0;
 
+/// Times an error that it must be with more recorded passes, for still more to be tried.
+const IMPROVED: f64 = 0.85;
+
 /// Texts with up to this share of equal pairs are served where none of the tests is too far off.
 const REPETITIVE: f64 = 0.125;
 
 /// Times as much repetition as the most repetitive test has that texts may have which are served.
 const BEYOND: f64 = 2.0;
+
+/// Parts of the model's length between two knots of a far field at the least, but for small windows.
+const FINEST: usize = 2048;
 
 /// The largest windows whose far fields may be kept at every position.
 const EVERYWHERE: usize = 512;
@@ -38,8 +44,8 @@ const EVERYWHERE: usize = 512;
 /// Ranges in a row of which no text is served, after which longer ones are not tried.
 const HOPELESS: usize = 2;
 
-/// Times its longest text that a window may have.
-const WIDEST: usize = 8;
+/// The largest windows that shorter texts are tried in, whose own do not serve them, and times their longest text that it may have.
+const WIDEST: [usize; 2] = [4096, 32];
 
 /// What far fields may cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,15 +54,6 @@ pub struct Budget {
     pub error: f64,
     /// Memory, in bytes.
     pub bytes: usize,
-}
-
-/// How far a preparation is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Exact passes that are done.
-    pub done: usize,
-    /// Exact passes of the whole preparation, as far as can be told yet.
-    pub total: usize,
 }
 
 /// Measures a model's far fields, so that the error of [`Padding::Fast`](crate::Padding::Fast) stays within the budget's; goes on from
@@ -75,12 +72,13 @@ pub fn prepare(
     let fields = before.unwrap_or_else(|| Arc::new(FarFields::new(budget.error, backend.max_tokens())));
     let (before, mut rest): (Vec<_>, _) =
         ranges(backend.max_tokens()).into_iter().partition(|range| range.longest() <= fields.prepared_to());
-    let mut preparation = Preparation {
+    let mut work = Work {
         backend,
         probes,
         budget,
         report,
         done: 0,
+        expected: 0,
         left: 0,
         sums: None,
         fields,
@@ -88,22 +86,23 @@ pub fn prepare(
     };
     let mut hopeless = 0;
     for range in before {
-        hopeless = if preparation.is_served(&range) { 0 } else { hopeless + 1 };
-        preparation.leave_to_others(range, Vec::new());
+        hopeless = if work.is_served(&range) { 0 } else { hopeless + 1 };
+        work.leave_to_others(range, Vec::new());
     }
     while !rest.is_empty() {
         let range = rest.remove(0);
-        preparation.left = rest.iter().map(Range::passes).sum::<usize>();
+        work.left = rest.iter().map(Range::passes).sum::<usize>();
+        work.expected = work.done + range.passes();
         let longest = range.longest();
-        hopeless = if preparation.range(range)? { 0 } else { hopeless + 1 };
+        hopeless = if work.range(range)? { 0 } else { hopeless + 1 };
         if hopeless >= HOPELESS {
             rest.clear();
-            preparation.left = 0;
+            work.left = 0;
         }
         let to = if rest.is_empty() { backend.max_tokens() / 2 } else { longest };
-        preparation.publish(to);
+        work.publish(to);
     }
-    Ok(preparation.fields)
+    Ok(work.fields)
 }
 
 /// 1 - cosine of two vectors, in float64; infinite where one of them is not finite, or alone is zero.
@@ -131,6 +130,14 @@ struct Setting {
     rows: Option<usize>,
 }
 
+/// Whether trials from `last` on have clearly smaller errors than those before: whether more recorded passes help.
+fn improved(trials: &[(Setting, Errors)], last: usize) -> bool {
+    let worst =
+        |(_, errors): &(Setting, Errors)| errors.iter().flat_map(|test| test.errors).fold(0.0, f64::max);
+    let best = |trials: &[(Setting, Errors)]| trials.iter().map(worst).fold(f64::INFINITY, f64::min);
+    best(&trials[last..]) < IMPROVED * best(&trials[..last])
+}
+
 /// What tests have in a window.
 type Errors = Vec<Measured>;
 
@@ -154,12 +161,14 @@ struct Unserved {
     tests: Vec<Probe>,
 }
 
-struct Preparation<'a> {
+struct Work<'a> {
     backend: &'a dyn Backend,
     probes: &'a Probes,
     budget: Budget,
     report: &'a mut dyn FnMut(Progress, Option<&Arc<FarFields>>),
     done: usize,
+    /// Exact passes that are done at the end of the range that is being prepared, at least.
+    expected: usize,
     /// Exact passes of the ranges to come.
     left: usize,
     sums: Option<Arc<RunningSums>>,
@@ -167,14 +176,21 @@ struct Preparation<'a> {
     unserved: Vec<Unserved>,
 }
 
-impl Preparation<'_> {
+impl Work<'_> {
     /// An exact pass.
     fn probe(&mut self, ids: Vec<u32>, record: &mut [WindowRecord]) -> Result<Probe, EngineError> {
         let exact = Window::exact(self.backend.max_tokens());
         let exact = self.backend.windows().encode(&ids, exact, record)?;
         self.done += 1;
-        (self.report)(Progress { done: self.done, total: self.done + self.left }, None);
+        let progress = self.progress();
+        (self.report)(progress, None);
         Ok(Probe { equal: equal_pairs(&ids), ids, exact })
+    }
+
+    fn progress(&self) -> Progress {
+        let total = self.done.max(self.expected) + self.left;
+        let longest_fast = self.fields.longest_fast();
+        Progress { done: self.done, total, seconds_left: None, longest_fast }
     }
 
     /// The running sums of the filters, which the first range makes.
@@ -267,12 +283,12 @@ impl Preparation<'_> {
         let max_tokens = self.backend.max_tokens();
         let (shape, last) = (self.backend.windows().shape(), range.windows.len() - 1);
         let mut trials = Vec::new();
-        for recorded in RECORDED {
+        for recorded in range.recordings() {
             while records.len() < recorded {
                 let number = records.len();
                 let (ids, windows) = range.recorded(number, self.probes);
                 let record = windows.iter().map(|&window| {
-                    let step = if window <= EVERYWHERE { 1 } else { max_tokens.div_ceil(2048) };
+                    let step = if window <= EVERYWHERE { 1 } else { max_tokens.div_ceil(FINEST) };
                     let cells = range.rows.iter().map(|&rows| Cells::new(window, max_tokens, rows));
                     WindowRecord::new(window, step, cells.collect(), shape)
                 });
@@ -281,6 +297,7 @@ impl Preparation<'_> {
                 records.push(record);
             }
             let mut promising = false;
+            let before = trials.len();
             for rows in range.tried(recorded) {
                 let setting = Setting { recorded, rows };
                 let fields = self.fields_of(records, last, setting);
@@ -296,7 +313,7 @@ impl Preparation<'_> {
                     return Ok(trials);
                 }
             }
-            if !promising {
+            if !promising || (recorded > 2 && !improved(&trials, before)) {
                 break;
             }
         }
@@ -406,7 +423,7 @@ impl Preparation<'_> {
         };
         let mut unserved = std::mem::take(&mut self.unserved);
         for others in &mut unserved {
-            if of_range.window > WIDEST * others.range.longest() {
+            if of_range.window > WIDEST[0].min(WIDEST[1] * others.range.longest()) {
                 continue;
             }
             if others.tests.is_empty() {
@@ -432,7 +449,7 @@ impl Preparation<'_> {
     /// Hands on what is there so far, which serves texts of up to so many tokens as far as any can.
     fn publish(&mut self, prepared_to: usize) {
         self.fields = Arc::new((*self.fields).clone().with_bins(prepared_to, []));
-        let progress = Progress { done: self.done, total: self.done + self.left };
+        let progress = self.progress();
         (self.report)(progress, Some(&self.fields));
     }
 }

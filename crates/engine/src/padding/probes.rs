@@ -61,6 +61,11 @@ impl Probes {
         self.make(number, tokens, kind, repeated)
     }
 
+    /// The token ids of a text for a recorded pass: one that repeats itself no more than its kind does, so that it is near to most.
+    pub fn recorded(&self, number: usize, tokens: usize) -> Vec<u32> {
+        self.make(number, tokens, KINDS[number % 3].0, 0.0)
+    }
+
     /// The token ids of a text of other words, half of which are one and the same, or all different: a test of what was measured
     /// with probe texts.
     pub fn test(&self, number: usize, tokens: usize) -> Vec<u32> {

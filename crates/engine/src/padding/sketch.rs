@@ -6,13 +6,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use danaus_kernels::{Matrix, MatrixMut, add_interpolated, convolve_cells};
+use danaus_kernels::{Matrix, MatrixMut, convolve_cells};
 use danaus_simd::{Isa, MappedFile};
 
-use super::far_field::coarsest;
+use super::far_field::{add_at, coarsest};
 use super::record::{Place, WindowRecord};
 use super::running_sums::{BranchSums, RunningSums};
-use super::values::Values;
+use super::values::{Values, quantize, restore};
 use super::{Cells, FarField};
 
 /// Rows of a sketch's constants for each of its positions in a layer: how far x1, x2 and v depart from a steady short convolution, and
@@ -36,11 +36,15 @@ pub(crate) fn jumps(values: &[f32], scales: &[f32]) -> Vec<f32> {
     let cells = values.len() / width;
     let mut jumps = vec![0.0; (cells + 1) * width];
     for (edge, jumps) in jumps.chunks_exact_mut(width).enumerate() {
-        for (channel, jump) in jumps.iter_mut().enumerate() {
-            let value = |cell: usize| values.get(cell * width + channel).copied().unwrap_or(0.0);
-            let before = edge.checked_sub(1).map_or(0.0, value);
-            *jump = (value(edge) - before) * scales[channel];
+        if edge < cells {
+            let behind = &values[edge * width..][..width];
+            jumps.iter_mut().zip(behind).for_each(|(jump, value)| *jump += value);
         }
+        if edge > 0 {
+            let before = &values[(edge - 1) * width..][..width];
+            jumps.iter_mut().zip(before).for_each(|(jump, value)| *jump -= value);
+        }
+        jumps.iter_mut().zip(scales).for_each(|(jump, scale)| *jump *= scale);
     }
     jumps
 }
@@ -120,29 +124,11 @@ fn subtract(
 ) {
     let knots = record.knots;
     let width = layer.len() / (2 * knots.count());
-    let mut added = vec![0.0; record.window() * width];
-    add_interpolated(
-        isa,
-        MatrixMut::new(&mut added, width),
-        cells.knots(),
-        Matrix::new(at_knots, width),
-        None,
-    );
     let rows = layer[branch * knots.count() * width..][..knots.count() * width].chunks_exact_mut(width);
     for (knot, row) in rows.enumerate() {
-        let added = &added[knots.position(knot) as usize * width..][..width];
+        let mut added = vec![0.0; width];
+        add_at(isa, &mut added, knots.position(knot), cells.knots(), Matrix::new(at_knots, width));
         row.iter_mut().zip(added).for_each(|(far, added)| *far -= added);
-    }
-}
-
-/// Appends rows of `width` values as 8-bit integers, and their scales.
-fn quantize(rows: &[f32], width: usize, values: &mut Vec<i8>, scales: &mut Vec<f32>) {
-    for row in rows.chunks_exact(width) {
-        let most = row.iter().fold(0.0f32, |most, value| most.max(value.abs()));
-        let scale = most / 127.0;
-        let inverse = if scale > 0.0 && scale.is_finite() { 1.0 / scale } else { 0.0 };
-        values.extend(row.iter().map(|value| (value * inverse).round() as i8));
-        scales.push(scale);
     }
 }
 
@@ -204,13 +190,10 @@ impl Sketch {
     fn constants(&self, layer: usize, place: usize, channels: Range<usize>) -> Vec<f32> {
         let [_, places, rows, width] = self.tensor_shape();
         let first = (layer * places + place) * rows;
-        let values = self.values.get()[first * width..][..rows * width].chunks_exact(width);
-        let scaled = values.zip(&self.scales.get()[first..][..rows]);
-        let row = |(row, scale): (&[i8], &f32)| {
-            let scale = *scale;
-            row[channels.clone()].iter().map(move |&value| f32::from(value) * scale).collect::<Vec<_>>()
-        };
-        scaled.flat_map(row).collect()
+        let stored = &self.values.get()[first * width..][..rows * width];
+        let mut values = vec![0.0; rows * channels.len()];
+        restore((stored, width), &self.scales.get()[first..][..rows], channels, &mut values);
+        values
     }
 }
 

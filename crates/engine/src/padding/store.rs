@@ -255,7 +255,9 @@ fn tensors<'a>(far_fields: &'a FarFields, fields: &[&'a Fields]) -> Vec<Tensor<'
     for (index, fields) in fields.iter().enumerate() {
         let far_field = &fields.far_field;
         let shape = [far_field.layers(), 2, far_field.knots().count(), far_field.width()];
-        halves.push(tensor(far_field_name(index), Dtype::BF16, &shape, far_field.values()));
+        let (values, scales) = far_field.values();
+        tensors.push(tensor(far_field_scales_name(index), Dtype::F32, &shape[..3], scales));
+        bytes.push(tensor(far_field_name(index), Dtype::I8, &shape, values));
         if let Some(sketch) = &fields.sketch {
             let (values, scales) = sketch.values();
             let shape = sketch.tensor_shape();
@@ -277,6 +279,10 @@ const SUM_SCALES: &str = "running_sums.scales";
 
 fn far_field_name(index: usize) -> String {
     format!("far_field.{index}")
+}
+
+fn far_field_scales_name(index: usize) -> String {
+    format!("far_field.{index}.scales")
 }
 
 fn sketch_name(index: usize) -> String {
@@ -319,8 +325,9 @@ impl Tensors<'_> {
         let Header { max_tokens, layers, width, .. } = *self.header;
         let StoredBin { ref bin, fields: index, step, rows } = *stored;
         let knots = knots(bin.window, step);
-        let far_field = self.read(&far_field_name(index), |bytes| {
-            FarField::mapped(knots, (layers, width), self.file, bytes)
+        let scales = self.read(&far_field_scales_name(index), Some)?;
+        let far_field = self.read(&far_field_name(index), |values| {
+            FarField::mapped(knots, (layers, width), self.file, [values, scales])
         })?;
         let sketch = sums.filter(|_| bin.sketch > 0).map(|sums| {
             let cells = Cells::new(bin.window, max_tokens, rows);

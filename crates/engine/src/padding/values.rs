@@ -29,7 +29,26 @@ impl<T: Pod> Values<T> {
     }
 }
 
-/// The bits of values in bfloat16.
-pub(super) fn rounded(values: &[f32]) -> Values<u16> {
-    Values::Computed(values.iter().map(|&value| half::bf16::from_f32(value).to_bits()).collect())
+/// Appends rows of `width` values as 8-bit integers, and their scales.
+pub(super) fn quantize(rows: &[f32], width: usize, values: &mut Vec<i8>, scales: &mut Vec<f32>) {
+    for row in rows.chunks_exact(width) {
+        let most = row.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        let scale = most / 127.0;
+        let inverse = if scale > 0.0 && scale.is_finite() { 1.0 / scale } else { 0.0 };
+        values.extend(row.iter().map(|value| (value * inverse).round() as i8));
+        scales.push(scale);
+    }
+}
+
+/// Writes some channels of rows of `width` integers, with their scales, to `out` `[rows, n]`.
+pub(super) fn restore(
+    (values, width): (&[i8], usize),
+    scales: &[f32],
+    channels: Range<usize>,
+    out: &mut [f32],
+) {
+    let rows = values.chunks_exact(width).zip(scales);
+    for (out, (row, &scale)) in out.chunks_exact_mut(channels.len()).zip(rows) {
+        out.iter_mut().zip(&row[channels.clone()]).for_each(|(out, &value)| *out = f32::from(value) * scale);
+    }
 }

@@ -44,6 +44,7 @@ pub struct Control(Arc<Mutex<State>>);
 struct State {
     fault: Option<Fault>,
     slow: Duration,
+    faster_than_sketches: bool,
     batches: Vec<Vec<(usize, usize)>>,
 }
 
@@ -56,6 +57,11 @@ impl Control {
     /// From now on every batch takes that much longer.
     pub fn slow(&self, by: Duration) {
         self.0.lock().unwrap().slow = by;
+    }
+
+    /// From now on it wants all of the texts that the CPU would sketch.
+    pub fn faster_than_sketches(&self) {
+        self.0.lock().unwrap().faster_than_sketches = true;
     }
 
     /// Tokens and rows of the texts of all batches since the last call.
@@ -107,6 +113,10 @@ impl Faulty {
 impl Accelerator for Faulty {
     fn description(&self) -> &Description {
         &self.description
+    }
+
+    fn is_faster_than_sketches(&self) -> bool {
+        self.control.0.lock().unwrap().faster_than_sketches
     }
 
     fn batch_tokens(&self) -> usize {

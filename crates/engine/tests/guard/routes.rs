@@ -133,3 +133,28 @@ fn concurrent_calls_share_the_gpu() {
     });
     assert_eq!(backend.demoted(), None);
 }
+
+/// A text that the GPU was to compute exactly in place of a sketch is exact on the CPU too, where the GPU is given up before it is
+/// computed: what was said of it stays true.
+#[test]
+fn a_texts_window_outlives_the_gpu() {
+    let (backend, control) = guarded(&options());
+    control.faster_than_sketches();
+    let far_fields = prepared(&backend, 2e-6);
+    let alone = Alone::new();
+    let backends: [&dyn Backend; 2] = [&backend, &alone.cpu];
+    backends.iter().for_each(|backend| backend.set_far_fields(Arc::clone(&far_fields)));
+    let sketched = |ids: &Vec<u32>| {
+        alone.cpu.window(ids, Pooling::Mean, Padding::Fast).sketch.is_some_and(|sketch| sketch.rows() > 0)
+    };
+    let ids = (3..138).map(golden_ids).find(sketched).expect("a text with a sketch");
+    let text = backend.text(&ids, Pooling::Mean, Padding::Fast);
+    assert_eq!((text.window.padding, text.window.cost()), (Padding::MaxLength, 300));
+    alone.assert_from(true, text.clone(), &embed(&backend, text.clone()));
+    control.fault(Fault::Failed);
+    alone.assert_from(false, text.clone(), &embed(&backend, text));
+    assert!(backend.demoted().is_some());
+    // From now on, such texts are sketched.
+    let later = backend.window(&ids, Pooling::Mean, Padding::Fast);
+    assert!(later.padding == Padding::Fast && later.sketch.is_some());
+}

@@ -2,6 +2,7 @@
 
 mod connections;
 mod device;
+mod padding;
 mod register;
 mod requests;
 mod server;
@@ -11,7 +12,8 @@ mod work;
 
 use std::time::{Duration, Instant};
 
-use danaus_engine::Rechecks;
+use danaus_engine::padding::Progress;
+use danaus_engine::{Padding, Rechecks};
 use prometheus::{Registry, TextEncoder};
 
 use crate::cache::CacheSize;
@@ -20,6 +22,7 @@ use crate::service::Service;
 use crate::traces;
 use connections::Connections;
 use device::Device;
+use padding::Paddings;
 use register::Register;
 use requests::Requests;
 use server::Server;
@@ -43,6 +46,7 @@ pub(crate) struct Metrics {
     sharing: Sharing,
     server: Server,
     device: Device,
+    paddings: Paddings,
 }
 
 /// What waits for the model.
@@ -65,6 +69,10 @@ pub(crate) struct Present {
     /// Whether a GPU was given up.
     pub(crate) demoted: bool,
     pub(crate) rechecks: Rechecks,
+    /// How far the preparation of fast padding is, where something is being prepared.
+    pub(crate) preparation: Option<Progress>,
+    /// Texts of 2 to so many tokens are fast.
+    pub(crate) longest_fast: usize,
 }
 
 impl Metrics {
@@ -83,6 +91,7 @@ impl Metrics {
             sharing: Sharing::new(register)?,
             server: Server::new(register)?,
             device: Device::new(register)?,
+            paddings: Paddings::new(register)?,
             registry,
         })
     }
@@ -116,6 +125,11 @@ impl Metrics {
         self.work.batch_failed();
     }
 
+    /// Counts texts that were computed, by how they were padded.
+    pub(crate) fn texts_padded(&self, paddings: impl Iterator<Item = Padding>) {
+        paddings.for_each(|padding| self.paddings.text(padding));
+    }
+
     pub(crate) fn queued_for(&self, waited: Duration) {
         self.work.queued_for(waited);
     }
@@ -140,7 +154,9 @@ impl Metrics {
 
     /// Everything in the Prometheus text format.
     pub(crate) fn render(&self, present: Present) -> Result<String, prometheus::Error> {
-        let Present { waiting, cached, inflight_bytes, demoted, rechecks } = present;
+        let Present { waiting, cached, inflight_bytes, demoted, rechecks, preparation, longest_fast } =
+            present;
+        self.paddings.present(preparation, longest_fast);
         self.device.present(demoted, rechecks);
         self.sharing.cached(cached);
         self.server.inflight(inflight_bytes);

@@ -73,7 +73,8 @@ impl FromJson for EmbedBody {
     responses(
         (status = 200, description = "One vector per text, in order; a list of vectors also for one text",
             body = EitherResponse, headers(
-                ("Server-Timing" = String, description = "Milliseconds spent: tokenise, queue, compute")
+                ("Server-Timing" = String, description = "Milliseconds spent: tokenise, queue, compute"),
+                ("X-Danaus-Padding" = String, description = "How texts were padded: those of none, fast, max-length")
             )),
         EmbedErrors,
     ),
@@ -99,7 +100,8 @@ pub(super) async fn embed(
     request_body = TextList,
     responses(
         (status = 200, description = "One vector per text, in order", body = EmbedResponse, headers(
-            ("Server-Timing" = String, description = "Milliseconds spent: tokenise, queue, compute")
+            ("Server-Timing" = String, description = "Milliseconds spent: tokenise, queue, compute"),
+            ("X-Danaus-Padding" = String, description = "How texts were padded: those of none, fast, max-length")
         )),
         ModelErrors,
     ),
@@ -140,6 +142,7 @@ async fn answer(
         model,
         tokens: embedded.tokens,
         truncated: embedded.truncated,
+        padding: embedded.padding.into_iter().map(Into::into).collect(),
     };
     embeddings(state, embedded, form).await
 }

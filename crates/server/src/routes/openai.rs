@@ -46,7 +46,8 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     request_body = EmbeddingsRequest,
     responses(
         (status = 200, description = "One vector per text, in order", body = EmbeddingsResponse, headers(
-            ("Server-Timing" = String, description = "Milliseconds spent: tokenise, queue, compute")
+            ("Server-Timing" = String, description = "Milliseconds spent: tokenise, queue, compute"),
+            ("X-Danaus-Padding" = String, description = "How texts were padded: those of none, fast, max-length")
         )),
         OpenAiErrors,
     ),

@@ -23,7 +23,8 @@ use crate::types::danaus::SimilarityRequest;
     request_body = SimilarityRequest,
     responses(
         (status = 200, description = "One score per sentence, from -1 to 1", body = Vec<f32>, headers(
-            ("Server-Timing" = String, description = "Milliseconds spent: tokenise, queue, compute")
+            ("Server-Timing" = String, description = "Milliseconds spent: tokenise, queue, compute"),
+            ("X-Danaus-Padding" = String, description = "How texts were padded: those of none, fast, max-length")
         ), example = json!([0.83, 0.12])),
         ModelErrors,
     ),

@@ -5,10 +5,10 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use crate::error::ApiError;
+use crate::error::{ApiError, PREPARING_SECONDS};
 use crate::extract::Model;
 use crate::offload;
-use crate::openapi::{ShutdownError, UnavailableErrors};
+use crate::openapi::{Either, ShutdownError, UnavailableErrors};
 use crate::respond::{JsonBytes, json};
 use crate::state::AppState;
 use crate::types::danaus::{
@@ -19,14 +19,20 @@ use crate::types::tei::{TeiEmbeddingModel, TeiInfo, TeiModelType};
 use danaus_engine::padding::FarFields;
 use danaus_engine::{Backend, Rechecks};
 
+type NotReadyOrPreparing = Either<NotReady, Health>;
+
 /// Says whether the server is ready.
+///
+/// While fast padding is being prepared, the status is `preparing`, with `done`, `total`, `seconds_left` and `longest_fast` beside it.
+/// Texts are answered meanwhile, so that this is a 200, unless the server runs with `--padding-wait refuse`.
 #[utoipa::path(
     get,
     path = "/health",
     tag = "Server",
     responses(
         (status = 200, description = "Ready", body = Health),
-        (status = 503, description = "Loading the model, or shutting down", body = NotReady, headers(
+        (status = 503, description = "Loading the model, shutting down, or preparing fast padding where the server refuses texts meanwhile",
+            body = NotReadyOrPreparing, headers(
             ("Retry-After" = u64, description = "Whole seconds after which to try again")
         )),
     ),
@@ -39,14 +45,22 @@ pub(super) async fn health(State(state): State<AppState>) -> Response {
         return not_ready("loading", "The model is still loading");
     };
     let (model, backend) = (ready.model(), ready.backend());
+    let preparation = ready.service().preparation.progress();
     let health = Health {
-        status: "healthy",
+        status: if preparation.is_some() { "preparing" } else { "healthy" },
         model: model.id.clone(),
         device: computing_device(backend),
         embedding_dimension: backend.dimension(),
+        done: preparation.map(|progress| progress.done),
+        total: preparation.map(|progress| progress.total),
+        seconds_left: preparation.map(|progress| progress.seconds_left),
+        longest_fast: preparation.map(|progress| progress.longest_fast),
         demoted: backend.demoted().map(str::to_owned),
         warning: model.warning(),
     };
+    if preparation.is_some() && state.config().refuse_unprepared {
+        return unavailable(PREPARING_SECONDS, json(&health));
+    }
     json(&health).into_response()
 }
 
@@ -60,8 +74,11 @@ fn computing_device(backend: &dyn Backend) -> &'static str {
 }
 
 fn not_ready(status: &'static str, detail: &'static str) -> Response {
-    let retry_after = [(RETRY_AFTER, HeaderValue::from(2))];
-    (StatusCode::SERVICE_UNAVAILABLE, retry_after, json(&NotReady { status, detail })).into_response()
+    unavailable(2, json(&NotReady { status, detail }))
+}
+
+fn unavailable(retry_after: u64, body: JsonBytes) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, HeaderValue::from(retry_after))], body).into_response()
 }
 
 /// Describes the model and the server's limits.
@@ -87,6 +104,7 @@ pub(super) async fn info(State(state): State<AppState>, Model(ready): Model) -> 
         pooling: config.pooling.to_string(),
         padding: ready.padding().to_string(),
         fast_padding: backend.far_fields().map(|fields| fast_padding(&fields)),
+        preparation: ready.service().preparation.progress().map(Into::into),
         auto_truncate: config.auto_truncate,
         limits: Limits {
             max_body_bytes: config.max_body_bytes,

@@ -30,7 +30,8 @@ const INPUTS: Naming = Naming {
     responses(
         (status = 200, description = "One vector per text, in order; a list of vectors also for one text",
             body = TeiResponse, headers(
-                ("Server-Timing" = String, description = "Milliseconds spent: tokenise, queue, compute")
+                ("Server-Timing" = String, description = "Milliseconds spent: tokenise, queue, compute"),
+                ("X-Danaus-Padding" = String, description = "How texts were padded: those of none, fast, max-length")
             )),
         TeiErrors,
     ),

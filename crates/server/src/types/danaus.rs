@@ -1,5 +1,7 @@
 //! The product's own API.
 
+use danaus_engine::Padding;
+use danaus_engine::padding::Progress;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -49,7 +51,8 @@ pub(crate) struct EmbedRequest {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
     "embeddings": [[0.6, 0.0, -0.8]], "dimension": 3, "count": 1,
-    "model": "togethercomputer/m2-bert-80M-32k-retrieval", "tokens": [7], "truncated": [false]
+    "model": "togethercomputer/m2-bert-80M-32k-retrieval", "tokens": [7], "truncated": [false],
+    "padding": ["fast"]
 }))]
 pub(crate) struct EmbedResponse {
     /// The vectors, float32.
@@ -64,12 +67,37 @@ pub(crate) struct EmbedResponse {
     pub(crate) tokens: Vec<usize>,
     /// Whether each text was cut to the model's length.
     pub(crate) truncated: Vec<bool>,
+    /// How each text was padded, which may differ from what was asked for: a text that `fast` does not serve is `max-length`.
+    pub(crate) padding: Vec<Padded>,
+}
+
+/// How a text was padded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Padded {
+    /// Not at all.
+    None,
+    /// To the model's length, within the bound of fast padding.
+    Fast,
+    /// To the model's length, exactly.
+    MaxLength,
+}
+
+impl From<Padding> for Padded {
+    fn from(padding: Padding) -> Self {
+        match padding {
+            Padding::None => Self::None,
+            Padding::Fast => Self::Fast,
+            Padding::MaxLength => Self::MaxLength,
+        }
+    }
 }
 
 /// What embedding these texts now would cost.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
-    "tokens": [7], "truncated": [false], "count": 1, "model": "togethercomputer/m2-bert-80M-32k-retrieval",
+    "tokens": [7], "truncated": [false], "padding": ["fast"], "rows": [8], "count": 1,
+    "model": "togethercomputer/m2-bert-80M-32k-retrieval",
     "queue_seconds": 0.2, "compute_seconds": 0.005, "admitted": true, "reason": null, "retry_after": null
 }))]
 pub(crate) struct EstimateResponse {
@@ -77,6 +105,10 @@ pub(crate) struct EstimateResponse {
     pub(crate) tokens: Vec<usize>,
     /// Whether each text would be cut to the model's length.
     pub(crate) truncated: Vec<bool>,
+    /// How each text would be padded now.
+    pub(crate) padding: Vec<Padded>,
+    /// Tokens that the model would compute for each text, padding included: what it costs.
+    pub(crate) rows: Vec<usize>,
     /// Number of texts.
     pub(crate) count: usize,
     /// The model that would compute them.
@@ -155,7 +187,7 @@ pub(crate) struct SimilarityInputs {
     "status": "healthy", "model": "togethercomputer/m2-bert-80M-32k-retrieval", "device": "cpu", "embedding_dimension": 768
 }))]
 pub(crate) struct Health {
-    /// `healthy`.
+    /// `healthy`, or `preparing` while fast padding is being prepared: texts are answered meanwhile.
     pub(crate) status: &'static str,
     /// The loaded model.
     pub(crate) model: String,
@@ -163,6 +195,22 @@ pub(crate) struct Health {
     pub(crate) device: &'static str,
     /// Length of its vectors.
     pub(crate) embedding_dimension: usize,
+    /// Present only where the status is `preparing`: passes over the model's full length that are done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(crate) done: Option<usize>,
+    /// With it: those of the whole preparation, as far as can be told yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(crate) total: Option<usize>,
+    /// With it: until the preparation is done, about; null where that is not known yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>, required = false)]
+    pub(crate) seconds_left: Option<Option<f64>>,
+    /// With it: texts of 2 to so many tokens are fast by now, with mean pooling; 0 where none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(crate) longest_fast: Option<usize>,
     /// Present only where a GPU was given up and the CPU computes in its place: which one, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -171,6 +219,25 @@ pub(crate) struct Health {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(crate) warning: Option<&'static str>,
+}
+
+/// How far the preparation of fast padding is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Preparing {
+    /// Passes over the model's full length that are done.
+    pub(crate) done: usize,
+    /// Those of the whole preparation, as far as can be told yet.
+    pub(crate) total: usize,
+    /// Until it is done, about; null where that is not known yet.
+    pub(crate) seconds_left: Option<f64>,
+    /// Texts of 2 to so many tokens are fast by now, with mean pooling; 0 where none is.
+    pub(crate) longest_fast: usize,
+}
+
+impl From<Progress> for Preparing {
+    fn from(Progress { done, total, seconds_left, longest_fast }: Progress) -> Self {
+        Self { done, total, seconds_left, longest_fast }
+    }
 }
 
 /// A server that does not answer yet, or no longer.
@@ -210,8 +277,10 @@ pub(crate) struct Info {
     pub(crate) pooling: String,
     /// What surrounds a text in the encoder where a request does not say: `none`, `max-length` or `fast`.
     pub(crate) padding: String,
-    /// What fast padding computes, and its measured errors; null where it is not prepared.
+    /// What fast padding computes now, and its measured errors; null where nothing is prepared yet.
     pub(crate) fast_padding: Option<FastPadding>,
+    /// How far the preparation of fast padding is; null where nothing is being prepared.
+    pub(crate) preparation: Option<Preparing>,
     /// Whether a text over the model's length is cut where a request does not say.
     pub(crate) auto_truncate: bool,
     pub(crate) limits: Limits,

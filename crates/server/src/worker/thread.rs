@@ -70,6 +70,7 @@ impl Thread {
                 let own = self.shared.lock().flights.finished(self.shared.now(), long, true);
                 let size = BatchSize { texts: batch.len(), tokens, budget: self.batch_tokens() };
                 self.shared.metrics.batch_computed(size, own);
+                self.shared.metrics.texts_padded(batch.iter().map(|text| text.padding()));
                 return self.answer(&batch, vectors, (started, finished));
             }
             Ok(Ok(vectors)) => {

@@ -15,7 +15,7 @@ async fn one_text_gives_a_list_of_one_vector() {
     let answer = post(&ready_app(), "/embed", query(TEXTS[0])).await;
     let vector = expected_json(TEXTS[0]);
     let expected = format!(
-        r#"{{"embeddings":[{vector}],"dimension":64,"count":1,"model":"small","tokens":[7],"truncated":[false]}}"#
+        r#"{{"embeddings":[{vector}],"dimension":64,"count":1,"model":"small","tokens":[7],"truncated":[false],"padding":["none"]}}"#
     );
     assert_eq!((answer.status, answer.body), (StatusCode::OK, expected));
     assert_eq!(answer.headers["content-type"], "application/json");
@@ -25,7 +25,7 @@ async fn one_text_gives_a_list_of_one_vector() {
 async fn a_list_gives_the_same_numbers_as_each_text_alone() {
     let vectors: Vec<String> = TEXTS.iter().map(|text| expected_json(text)).collect();
     let expected = format!(
-        r#"{{"embeddings":[{}],"dimension":64,"count":4,"model":"small","tokens":[7,2,{},12],"truncated":[false,false,false,false]}}"#,
+        r#"{{"embeddings":[{}],"dimension":64,"count":4,"model":"small","tokens":[7,2,{},12],"truncated":[false,false,false,false],"padding":["none","none","none","none"]}}"#,
         vectors.join(","),
         ids(TEXTS[2]).len()
     );
@@ -112,7 +112,7 @@ async fn a_text_over_the_models_length_is_refused_unless_it_may_be_cut() {
         assert_eq!((answer.status, answer.json()), (StatusCode::UNPROCESSABLE_ENTITY, expected));
     }
     let cut = format!(
-        r#"{{"embeddings":[{},{}],"dimension":64,"count":2,"model":"small","tokens":[3,256],"truncated":[false,true]}}"#,
+        r#"{{"embeddings":[{},{}],"dimension":64,"count":2,"model":"small","tokens":[3,256],"truncated":[false,true],"padding":["none","none"]}}"#,
         expected_json("short"),
         expected_json(&long)
     );

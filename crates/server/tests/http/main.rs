@@ -13,6 +13,7 @@ mod listening;
 mod metrics;
 mod openai;
 mod padding;
+mod preparing;
 mod running;
 mod scheduling;
 mod serving;

@@ -10,35 +10,40 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
-const TEXT: &str = "What is machine learning?";
+pub const TEXT: &str = "What is machine learning?";
 
 const BOUND: f64 = 1e-3;
 
-fn far_fields(backend: &dyn Backend) -> Arc<FarFields> {
+pub fn far_fields(backend: &dyn Backend) -> Arc<FarFields> {
     let probes = Probes::new(&tokenizer(), 30_528);
     let budget = Budget { error: BOUND, bytes: usize::MAX };
     prepare(backend, &probes, budget, None, &mut |_, _| ()).expect("probes are valid texts")
 }
 
-fn prepared_backend() -> Arc<dyn Backend> {
+pub fn prepared_backend() -> Arc<dyn Backend> {
     let backend = new_backend();
     backend.set_far_fields(far_fields(&*backend));
     backend
 }
 
-fn padded(backend: &Arc<dyn Backend>, padding: Padding) -> Service {
+pub fn padded(backend: &Arc<dyn Backend>, padding: Padding) -> Service {
     Service { padding, ..service_on(Arc::clone(backend)) }
 }
 
 /// What the engine itself says about the text.
-fn engines(backend: &Arc<dyn Backend>, pooling: Pooling, padding: Padding) -> Vec<f32> {
-    let ids = ids(TEXT);
+pub fn engines(backend: &Arc<dyn Backend>, pooling: Pooling, padding: Padding) -> Vec<f32> {
+    engines_of(backend, TEXT, pooling, padding)
+}
+
+/// What the engine itself says about a text.
+pub fn engines_of(backend: &Arc<dyn Backend>, text: &str, pooling: Pooling, padding: Padding) -> Vec<f32> {
+    let ids = ids(text);
     let pooled = backend.embed(&[backend.text(&ids, pooling, padding)]).expect("a valid text").remove(0);
     finish(pooled, None, true).expect("a finite vector")
 }
 
 /// How the answer begins that has these vectors.
-fn beginning(vectors: &[Vec<f32>]) -> String {
+pub fn beginning(vectors: &[Vec<f32>]) -> String {
     format!(r#"{{"embeddings":{},"#, serde_json::to_string(vectors).expect("numbers"))
 }
 

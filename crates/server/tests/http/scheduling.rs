@@ -393,8 +393,8 @@ async fn an_estimate_computes_nothing() {
     let estimate = post(&app, "/estimate", body.to_string()).await;
     assert_eq!(estimate.status, StatusCode::OK);
     let expected = json!({
-        "tokens": [4, MAX_TOKENS], "truncated": [false, true], "count": 2, "model": "small", "queue_seconds": 0.0,
-        "compute_seconds": 260.0, "admitted": true, "reason": null, "retry_after": null,
+        "tokens": [4, MAX_TOKENS], "truncated": [false, true], "padding": ["none", "none"], "rows": [4, MAX_TOKENS],
+        "count": 2, "model": "small", "queue_seconds": 0.0, "compute_seconds": 260.0, "admitted": true, "reason": null, "retry_after": null,
     });
     assert_eq!(estimate.json(), expected);
     // What could not be embedded cannot be estimated, for the same reason.

@@ -28,7 +28,7 @@ async fn info_describes_model_device_and_limits() {
     let expected = json!({
         "model": "small", "revision": "abc", "dimension": 64, "max_tokens": 256, "dtype": "f32", "device": "cpu",
         "instruction_set": backend.info().instruction_set, "threads": 1, "pooling": "mean", "padding": "none",
-        "fast_padding": null,
+        "fast_padding": null, "preparation": null,
         "auto_truncate": false,
         "limits": {
             "max_body_bytes": 33554432, "max_inputs": 2048, "max_batch_tokens": 2048, "max_queued_tokens": 8388608,

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Request, StatusCode};
-use danaus_engine::padding::{FarFields, Window, WindowEncoder};
+use danaus_engine::padding::{FarFields, Preparation, Window, WindowEncoder};
 use danaus_engine::{
     Backend, BackendInfo, BackendOptions, Device, Dtype, EngineError, Padding, Pooling, Text, finish,
     load_backend,
@@ -61,7 +61,8 @@ pub fn tokenizer() -> Arc<Tokenizer> {
 
 pub fn service_on(backend: Arc<dyn Backend>) -> Service {
     let model = ModelInfo { id: "small".into(), revision: Some("abc".into()), synthetic: true };
-    Service { backend, tokenizer: tokenizer(), model, padding: Padding::None, speed: Speed::default() }
+    let (padding, preparation, speed) = (Padding::None, Arc::new(Preparation::default()), Speed::default());
+    Service { backend, tokenizer: tokenizer(), model, padding, preparation, speed }
 }
 
 pub fn service() -> Service {
@@ -219,8 +220,12 @@ impl Failure {
 
 impl Gate {
     pub fn new(permits: usize) -> Arc<Self> {
+        Self::around(backend(), permits)
+    }
+
+    pub fn around(inner: Arc<dyn Backend>, permits: usize) -> Arc<Self> {
         let state = GateState { batches: Vec::new(), permits, failure: None };
-        Arc::new(Self { inner: backend(), state: Mutex::new(state), changed: Condvar::new() })
+        Arc::new(Self { inner, state: Mutex::new(state), changed: Condvar::new() })
     }
 
     pub fn open(&self) {

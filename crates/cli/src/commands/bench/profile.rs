@@ -1,9 +1,8 @@
 //! `danaus bench --profile`: where the time of a pass goes, and how near the machine's peak its products come.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use danaus_engine::{BackendInfo, Peaks, Profile, Stage};
+use danaus_engine::{BackendInfo, Peaks, Profile, Stage, Text};
 use danaus_model::ModelConfig;
 use serde::Serialize;
 
@@ -14,8 +13,6 @@ pub struct Profiler {
     pub profile: Arc<Profile>,
     pub peaks: Peaks,
     pub config: ModelConfig,
-    /// Rows that are computed for a text of each length, its padding included.
-    pub rows: BTreeMap<usize, usize>,
 }
 
 /// A line of the profile.
@@ -35,7 +32,7 @@ pub struct StageTime {
 impl Profiler {
     /// Where the time of passes over `texts` went, which took `seconds` each: stage by stage, and last the time in which
     /// threads had nothing to do.
-    pub fn stages(&self, seconds: &[f64], texts: &[Vec<u32>], backend: &BackendInfo) -> Vec<StageTime> {
+    pub fn stages(&self, seconds: &[f64], texts: &[Text<'_>], backend: &BackendInfo) -> Vec<StageTime> {
         let rates = &self.peaks.all_threads;
         let peak = |stage| match (backend.dtype, stage) {
             // The one product that stays bfloat16 among 8-bit ones.
@@ -43,8 +40,7 @@ impl Profiler {
             ("int8", _) => rates.int8_gops,
             _ => rates.f32_gflops,
         };
-        let tokens: usize =
-            texts.iter().map(|text| self.rows.get(&text.len()).copied().unwrap_or(text.len())).sum();
+        let rows: usize = texts.iter().map(|text| text.window.cost()).sum();
         let pass = seconds.iter().sum::<f64>() / seconds.len() as f64;
         let line = |stage: Option<Stage>, seconds: f64, operations: Option<f64>| {
             let gops = operations.filter(|_| seconds > 0.0).map(|operations| operations / seconds / 1e9);
@@ -59,7 +55,7 @@ impl Profiler {
             let mean = of_threads / (backend.threads * seconds.len()) as f64;
             busy += mean;
             let operations = operations_per_token(stage, &self.config);
-            stages.push(line(Some(stage), mean, operations.map(|count| count * tokens as f64)));
+            stages.push(line(Some(stage), mean, operations.map(|count| count * rows as f64)));
         }
         stages.push(line(None, (pass - busy).max(0.0), None));
         stages

@@ -40,7 +40,12 @@ impl FarFieldBank {
         let device = Arc::new(layers.collect::<Result<DeviceFarField, GpuError>>()?);
         let mut kept = self.kept();
         kept.push_back(Kept { source: Arc::clone(source), device: Arc::clone(&device) });
-        while kept.iter().map(|kept| size_of_val(kept.source.values())).sum::<usize>() > KEPT_BYTES {
+        while kept
+            .iter()
+            .map(|kept| 2 * kept.source.layers() * kept.source.window() * kept.source.width() * 2)
+            .sum::<usize>()
+            > KEPT_BYTES
+        {
             kept.pop_front();
         }
         Ok(device)

@@ -1,10 +1,10 @@
 //! Ranges of lengths that are prepared together, and the texts that they are measured with.
 
-use super::{EVERYWHERE, ROWS};
+use super::{EVERYWHERE, RECORDED, ROWS};
 use crate::padding::Probes;
 
-/// The longest texts of the first range.
-const FIRST: usize = 32;
+/// The smallest window.
+const FIRST: usize = 16;
 
 /// Lengths from which a text's cost counts beside what it would be without padding; below, windows double.
 const SHORT: usize = 256;
@@ -12,8 +12,11 @@ const SHORT: usize = 256;
 /// Lengths from which hardly any more rows than the text's are allowed.
 const LONG: usize = 2048;
 
-/// The quotient of the longest and the first window of a range of long texts, which share their recorded passes.
-const SHARED: f64 = 1.5;
+/// Rows of a sketch that windows leave room for.
+const ROOM: f64 = 96.0;
+
+/// The quotient of the last and the first window of a range of medium and of long texts, which share their recorded passes.
+const SHARED: [f64; 2] = [1.25, 1.5];
 
 /// The windows that share recorded passes.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,16 +31,16 @@ pub(super) struct Range {
     pub tests: Vec<usize>,
 }
 
-/// The windows of a model, the longest of half its length. A text of n tokens has at most about n/2 more rows from 256 tokens on, and
-/// n/8 from 2,048 on, 64 rows of a sketch included.
+/// The windows of a model, the longest of half its length. With a sketch, a text of n tokens has at most about 1.45 n rows from 256 tokens
+/// on, and 1.12 n from 2,048 on.
 fn windows(max_tokens: usize) -> Vec<usize> {
     let longest = max_tokens / 2;
     let next = |window: &usize| {
         let shortest = (window + 1) as f64;
         let next = match window + 1 {
             ..SHORT => 2.0 * *window as f64,
-            SHORT..LONG => (1.44 * shortest - 64.0).min((LONG - 1) as f64).max(1.1 * shortest),
-            _ => (1.13 * shortest - 64.0).min(1.12 * shortest),
+            SHORT..LONG => (1.4 * shortest - ROOM).min((LONG - 1) as f64).max(1.08 * shortest),
+            _ => (1.11 * shortest - ROOM).max(1.06 * shortest),
         };
         (*window < longest).then_some(longest.min(next as usize))
     };
@@ -50,7 +53,12 @@ pub(super) fn ranges(max_tokens: usize) -> Vec<Range> {
     let mut ranges = Vec::new();
     let (mut below, mut rest) = (1, &windows[..]);
     while let Some(&first) = rest.first() {
-        let limit = if first > LONG { (first as f64 * SHARED) as usize } else { first };
+        let shared = match first {
+            ..SHORT => 1.0,
+            SHORT..LONG => SHARED[0],
+            _ => SHARED[1],
+        };
+        let limit = (first as f64 * shared) as usize;
         let (together, others) =
             rest.split_at(rest.iter().take_while(|&&window| window <= limit).count().max(1));
         ranges.push(Range::new(below + 1, together.to_vec()));
@@ -82,6 +90,12 @@ impl Range {
         none.into_iter().chain(some.map(|(number, _)| Some(number)))
     }
 
+    /// The numbers of recorded passes whose mean is tried, fewest first. Long texts gain nothing by more than two.
+    pub fn recordings(&self) -> impl Iterator<Item = usize> {
+        let most = if self.longest() > LONG { 2 } else { usize::MAX };
+        RECORDED.into_iter().filter(move |&recorded| recorded <= most)
+    }
+
     /// Most tokens of a text.
     pub fn longest(&self) -> usize {
         self.windows[self.windows.len() - 1]
@@ -96,10 +110,9 @@ impl Range {
     pub fn recorded(&self, number: usize, probes: &Probes) -> (Vec<u32>, &[usize]) {
         let (first, width) = (self.windows[0], self.windows[0] - self.shortest.min(self.windows[0]));
         // In the middle of the range first, then further and further out.
-        let share = if self.windows.len() > 1 { 1.0 } else { 0.6 };
-        let share = [share, 0.25, 0.9, 0.5, 0.1, 0.75][number % 6];
+        let share = [0.7, 0.3, 0.9, 0.5, 0.1, 1.0][number % 6];
         let tokens = first - ((1.0 - share) * width as f64) as usize;
-        (probes.text(number + 7 * first, tokens.max(2)), &self.windows)
+        (probes.recorded(number + 6 * first, tokens.max(2)), &self.windows)
     }
 }
 
@@ -117,8 +130,8 @@ mod tests {
                 assert!(range.windows.is_sorted_by(|a, b| a < b), "{range:?}");
                 let mut shortest = range.shortest;
                 for &window in &range.windows {
-                    let rows = (window + 64) as f64 / shortest as f64;
-                    let most = if shortest >= LONG { 1.14 } else { 1.46 };
+                    let rows = (window as f64 + ROOM) / shortest as f64;
+                    let most = if shortest >= LONG { 1.12 } else { 1.46 };
                     assert!(shortest < SHORT || rows < most, "{shortest} to {window}: {rows}");
                     shortest = window + 1;
                 }
