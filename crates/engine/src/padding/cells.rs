@@ -101,6 +101,10 @@ fn sizes(total: usize, rows: usize) -> Vec<usize> {
     if rows == 0 || total == 0 {
         return Vec::new();
     }
+    if rows == 1 {
+        // However fast they grow, the first of several is small.
+        return vec![total];
+    }
     let with_factor = |factor: f64| {
         let (mut sizes, mut left, mut size) = (Vec::new(), total, SMALLEST as f64);
         while left > 0 {

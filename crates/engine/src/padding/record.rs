@@ -142,3 +142,27 @@ impl WindowRecord {
         Self { knots: records[0].knots, far, means, cells: cells.collect() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_is_that_of_its_recordings() {
+        let of = |value: f32| {
+            let mut record = WindowRecord::new(3, 1, vec![Cells::new(3, 20, 4)], (2, 5));
+            let parts = [&mut record.far, &mut record.means, &mut record.cells[0].1];
+            for (part, recording) in parts.into_iter().enumerate() {
+                let scaled = (1..).map(|place| value * (place + 1000 * part) as f32);
+                recording.values.iter_mut().zip(scaled).for_each(|(to, value)| *to = value);
+            }
+            record
+        };
+        let mean = WindowRecord::mean(&[&of(1.0), &of(3.0), &of(8.0), &of(4.0)]);
+        let expected = of(4.0);
+        assert_eq!(mean.far.values, expected.far.values);
+        assert_eq!(mean.means.values, expected.means.values);
+        assert_eq!(mean.cells[0].1.values, expected.cells[0].1.values);
+        assert!(mean.far.values.len() == 2 * 2 * 3 * 5 && mean.cells[0].1.values.len() == 2 * 7 * 4 * 5);
+    }
+}

@@ -196,3 +196,131 @@ impl Sketch {
         values
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use danaus_model::synthetic::uniform;
+
+    use super::*;
+
+    const CHANNELS: usize = 3;
+
+    /// A filter of a model, by distance and channel, and its running sums as [`RunningSums`] has them.
+    struct Filter {
+        max_tokens: usize,
+        taps: Vec<f64>,
+        sums: RunningSums,
+    }
+
+    impl Filter {
+        fn new(max_tokens: usize) -> Self {
+            let count = 2 * max_tokens - 1;
+            let taps: Vec<_> =
+                uniform("taps", 1, count * CHANNELS).into_iter().map(|tap| f64::from(tap) / 10.0).collect();
+            let up_to = |distance: isize, channel: usize| -> f64 {
+                let last = (distance + max_tokens as isize).clamp(0, count as isize) as usize;
+                (0..last).map(|row| taps[row * CHANNELS + channel]).sum()
+            };
+            let averages = RunningSums::distances(max_tokens).flat_map(|distances| {
+                let count = distances.len() as f64;
+                let average = |channel| distances.clone().map(|d| up_to(d, channel)).sum::<f64>() / count;
+                [0, 1, 2].map(average)
+            });
+            let averages: Vec<_> = averages.collect();
+            let scale = averages.iter().fold(0.0f64, |most, sum| most.max(sum.abs())) / f64::from(i16::MAX);
+            let sums: Vec<_> = averages.iter().map(|sum| (sum / scale).round() as i16).collect();
+            // Both branches have it.
+            let (sums, scales) = ([&sums[..], &sums[..]].concat(), vec![scale as f32; 2 * CHANNELS]);
+            Self { max_tokens, taps, sums: RunningSums::new(max_tokens, CHANNELS, sums, scales) }
+        }
+
+        fn tap(&self, distance: isize, channel: usize) -> f64 {
+            let row = distance + self.max_tokens as isize - 1;
+            let row = usize::try_from(row).ok().filter(|&row| row < 2 * self.max_tokens - 1);
+            row.map_or(0.0, |row| self.taps[row * CHANNELS + channel])
+        }
+    }
+
+    /// What the cells from `first` on add at a target, position by position: each position of a cell has the cell's value, and what a
+    /// filter does from one position to the next is averaged over the positions of a step around the target.
+    fn literally(filter: &Filter, cells: &Cells, first: usize, target: isize, values: &[f32]) -> Vec<f64> {
+        let step = cells.step() as isize;
+        let around = (0..step).map(|position| target * step - step / 2 + position);
+        let mut sums = vec![0.0; CHANNELS];
+        for at in around {
+            for (cell, edges) in cells.edges().windows(2).enumerate().skip(first) {
+                for from in edges[0] * step..edges[1] * step {
+                    for (channel, sum) in sums.iter_mut().enumerate() {
+                        let value = f64::from(values[cell * CHANNELS + channel]);
+                        *sum += filter.tap(at - from, channel) * value / step as f64;
+                    }
+                }
+            }
+        }
+        sums
+    }
+
+    /// With steps of one position, samples get what cells do to them exactly, and knots what those behind the window do to them; with
+    /// steps of several, on the average around them.
+    #[test]
+    fn cells_do_what_their_positions_do() {
+        for (max_tokens, windows) in [(120, &[1, 7, 60][..]), (2100, &[64, 1000])] {
+            let filter = Filter::new(max_tokens);
+            for (&window, rows) in windows.iter().flat_map(|window| [1, 5, 17].map(|rows| (window, rows))) {
+                let cells = Cells::new(window, max_tokens, rows);
+                let inside = cells.inside();
+                let values = uniform("values", 2, (inside + cells.rows()) * CHANNELS);
+                let [at_samples, at_knots] =
+                    convolve(Isa::best(), &cells, filter.sums.branch(0, 0, 0..3), &values);
+                let samples = cells.samples().iter().map(|&sample| (0, sample));
+                let knots = cells.edges()[..inside].iter().map(|&knot| (inside, knot));
+                let targets = samples.chain(knots);
+                // The last knot, where the window ends, is checked below.
+                let results = at_samples.chunks(CHANNELS).chain(at_knots.chunks(CHANNELS).take(inside));
+                let most = 1e-3 * (1.0 + filter.taps.iter().map(|tap| tap.abs()).sum::<f64>() / 100.0);
+                for ((first, target), result) in targets.zip(results) {
+                    let expected = literally(&filter, &cells, first, target, &values);
+                    for (got, expected) in result.iter().zip(expected) {
+                        let what = format!("{window} of {max_tokens}, {rows} rows, at {target}");
+                        assert!((f64::from(*got) - expected).abs() <= most, "{what}: {got}, not {expected}");
+                    }
+                }
+                assert_eq!(at_knots.len(), (inside + 1) * CHANNELS);
+            }
+        }
+    }
+
+    /// The last knot is where the padding begins. What it has there goes on from the knots before: no position before it is at distance 0
+    /// of one behind it, so the tap of distance 0 is not in it.
+    #[test]
+    fn the_last_knot_has_no_tap_of_distance_zero() {
+        let filter = Filter::new(120);
+        let cells = Cells::new(30, 120, 9);
+        let values = uniform("values", 2, (30 + cells.rows()) * CHANNELS);
+        let [_, at_knots] = convolve(Isa::best(), &cells, filter.sums.branch(0, 0, 0..3), &values);
+        let expected = literally(&filter, &cells, 30, 0, &values);
+        for (channel, expected) in expected.into_iter().enumerate() {
+            let expected = expected - filter.tap(0, channel) * f64::from(values[30 * CHANNELS + channel]);
+            let got = at_knots[30 * CHANNELS + channel];
+            assert!((f64::from(got) - expected).abs() <= 1e-3, "{got}, not {expected}");
+        }
+    }
+
+    /// Rows as 8-bit integers are off by half a unit at most, each by its own.
+    #[test]
+    fn rows_are_rounded_each_to_its_own_scale() {
+        let rows = [[1.0, -127.0, 63.4], [1e-6, 2e-6, -5e-7], [0.0; 3]];
+        let (mut values, mut scales) = Default::default();
+        quantize(rows.as_flattened(), 3, &mut values, &mut scales);
+        for ((row, values), &scale) in rows.iter().zip(values.chunks(3)).zip(&scales) {
+            let most = row.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+            assert!((scale * 127.0 - most).abs() <= 1e-6 * most, "{scale} for {row:?}");
+            for (value, &integer) in row.iter().zip(values) {
+                assert!(
+                    (value - scale * f32::from(integer)).abs() <= 0.501 * scale,
+                    "{integer} of {scale} for {value}"
+                );
+            }
+        }
+    }
+}
