@@ -83,7 +83,8 @@ impl Range {
         let most = match self.longest() {
             _ if recorded > 1 => usize::MAX,
             ..=64 => 64,
-            _ => 96,
+            ..LONG => 96,
+            _ => usize::MAX,
         };
         let none = (self.longest() <= EVERYWHERE).then_some(None);
         let some = self.rows.iter().enumerate().filter(move |&(_, &rows)| rows <= most);
