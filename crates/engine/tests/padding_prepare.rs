@@ -74,9 +74,14 @@ fn each_familys_texts_are_served_within_the_bound() {
     for (name, config, lengths) in [("small", small_config(), lengths), ("wide", wide, some)] {
         for family in FilterFamily::ALL {
             let backend = backend(&synthetic_with(&config, 5, family.into()));
-            // The padding of rough filters is no more than 1e-2 off anyway.
-            let bounds = if family == FilterFamily::Rough { [1e-3, 1e-4, 2e-6] } else { [1e-2, 1e-3, 1e-4] };
-            for bound in bounds {
+            let bounds: &[f64] = match family {
+                // Without any padding texts are no more than 1e-2 off.
+                FilterFamily::Rough => &[1e-3, 1e-4, 1e-5],
+                // With few channels and filters that hardly change, all of a vector comes of the padding.
+                FilterFamily::Init if name == "small" => &[1e-2, 1e-3],
+                _ => &[1e-2, 1e-3, 1e-4],
+            };
+            for &bound in bounds {
                 let far_fields = prepared(&backend, bound);
                 backend.set_far_fields(Arc::clone(&far_fields));
                 let what = format!("{name}, {family}, {bound:e}");

@@ -123,7 +123,7 @@ pub(super) fn coarsest(recording: &Recording, knots: Knots) -> FarField {
 }
 
 /// The share of a far field's energy that interpolation may miss.
-const COARSE: f64 = 1e-4;
+const COARSE: f64 = 2.5e-4;
 
 /// The values of a recording at some of its knots.
 fn at_knots(recording: &Recording, all: Knots, some: Knots) -> Vec<f32> {

@@ -57,7 +57,7 @@ fn fast_padding_is_the_gpus_where_no_sketch_is_needed() {
     }
     let text = fast(&backend, &unprepared);
     Alone::new().assert_from(true, text.clone(), &embed(&backend, text));
-    let far_fields = prepared(&backend, 2e-6);
+    let far_fields = prepared(&backend, 1e-5);
     let alone = Alone::new();
     let backends: [&dyn Backend; 3] = [&backend, &alone.cpu, &alone.gpu];
     backends.iter().for_each(|backend| backend.set_far_fields(Arc::clone(&far_fields)));
@@ -140,7 +140,7 @@ fn concurrent_calls_share_the_gpu() {
 fn a_texts_window_outlives_the_gpu() {
     let (backend, control) = guarded(&options());
     control.faster_than_sketches();
-    let far_fields = prepared(&backend, 2e-6);
+    let far_fields = prepared(&backend, 1e-5);
     let alone = Alone::new();
     let backends: [&dyn Backend; 2] = [&backend, &alone.cpu];
     backends.iter().for_each(|backend| backend.set_far_fields(Arc::clone(&far_fields)));

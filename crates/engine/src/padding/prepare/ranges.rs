@@ -32,7 +32,7 @@ pub(super) struct Range {
 }
 
 /// The windows of a model, the longest of half its length. With a sketch, a text of n tokens has at most about 1.45 n rows from 256 tokens
-/// on, and 1.12 n from 2,048 on.
+/// on, and 1.13 n from 2,048 on.
 fn windows(max_tokens: usize) -> Vec<usize> {
     let longest = max_tokens / 2;
     let next = |window: &usize| {
@@ -40,7 +40,7 @@ fn windows(max_tokens: usize) -> Vec<usize> {
         let next = match window + 1 {
             ..SHORT => 2.0 * *window as f64,
             SHORT..LONG => (1.4 * shortest - ROOM).min((LONG - 1) as f64).max(1.08 * shortest),
-            _ => (1.11 * shortest - ROOM).max(1.06 * shortest),
+            _ => (1.125 * shortest - 128.0).max(1.06 * shortest),
         };
         (*window < longest).then_some(longest.min(next as usize))
     };
@@ -132,7 +132,7 @@ mod tests {
                 let mut shortest = range.shortest;
                 for &window in &range.windows {
                     let rows = (window as f64 + ROOM) / shortest as f64;
-                    let most = if shortest >= LONG { 1.12 } else { 1.46 };
+                    let most = if shortest >= LONG { 1.13 } else { 1.46 };
                     assert!(shortest < SHORT || rows < most, "{shortest} to {window}: {rows}");
                     shortest = window + 1;
                 }
