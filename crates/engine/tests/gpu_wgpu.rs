@@ -215,7 +215,7 @@ fn far_fields_do_what_they_do_on_the_cpu() {
         let accelerator = accelerator(&model, f16);
         for (tokens, rows) in [(20, 32), (20, 100), (90, 100)] {
             let ids = golden_ids(tokens);
-            // At every position, and at knots between which a GPU has to have what the CPU interpolates.
+            // At knots, if those do: a GPU has to have what the CPU interpolates between them.
             let windows = cpu.windows();
             let mut record = [WindowRecord::new(rows, 1, Vec::new(), windows.shape())];
             windows.encode(&ids, Window::exact(300), &mut record).unwrap();

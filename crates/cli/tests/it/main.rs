@@ -20,6 +20,7 @@ mod logs;
 mod net;
 mod output;
 mod padding;
+mod padding_kept;
 mod search;
 mod serve;
 mod server;
