@@ -87,7 +87,7 @@ pub fn load(store: &Store, backend: &dyn Backend) -> bool {
             if complete {
                 tracing::info!(%file, longest, "fast padding is prepared");
             } else {
-                tracing::info!(%file, longest, "fast padding is prepared in part");
+                tracing::info!(%file, longest, "fast padding is partly prepared");
             }
             complete
         }

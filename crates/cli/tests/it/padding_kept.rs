@@ -150,10 +150,10 @@ fn a_killed_preparation_goes_on_from_what_it_kept() {
         (rows(&run.stdout), run.stderr)
     };
     let (partly, log) = embed(&cache);
-    assert!(log.contains("fast padding is prepared in part"), "{log}");
+    assert!(log.contains("fast padding is partly prepared"), "{log}");
     assert_eq!(partly, embed(&whole).0);
     let second = run(&mut prepare(&cache)).exits(0);
-    assert!(second.stderr.contains("fast padding is prepared in part"), "{}", second.stderr);
+    assert!(second.stderr.contains("fast padding is partly prepared"), "{}", second.stderr);
     let [of_all, of_rest] = [&first, &second].map(|run| passes(&run.stderr));
     assert!(of_rest < of_all, "{of_rest} passes instead of {of_all}");
     assert_eq!(ranges(&cache), all);
