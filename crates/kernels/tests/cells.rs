@@ -12,7 +12,17 @@ use danaus_kernels::{
 };
 use danaus_simd::Isa;
 use proptest::prelude::*;
-use views::{bf16, in_a_view, widely, widened};
+use views::{in_a_view, widely};
+
+/// The bits of bfloat16 values: the upper halves of those of float32 ones.
+fn bf16(values: &[f32]) -> Vec<u16> {
+    values.iter().map(|x| (x.to_bits() >> 16) as u16).collect()
+}
+
+/// The values of these bits.
+fn widened(bits: &[u16]) -> Vec<f32> {
+    bits.iter().map(|&bits| f32::from_bits(u32::from(bits) << 16)).collect()
+}
 
 /// What [`widely`] made of `channels` columns.
 fn view<T: Copy>((memory, stride): &(Vec<T>, usize), shift: usize, channels: usize) -> Matrix<'_, T> {

@@ -16,16 +16,6 @@ pub fn in_a_view(x: &[f32], cols: usize, shift: usize, kernel: impl Fn(MatrixMut
     (0..rows).flat_map(|row| written.columns(1, cols).row(row)).copied().collect()
 }
 
-/// The bits of bfloat16 values: the upper halves of those of float32 ones.
-pub fn bf16(values: &[f32]) -> Vec<u16> {
-    values.iter().map(|x| (x.to_bits() >> 16) as u16).collect()
-}
-
-/// The values of these bits.
-pub fn widened(bits: &[u16]) -> Vec<f32> {
-    bits.iter().map(|&bits| f32::from_bits(u32::from(bits) << 16)).collect()
-}
-
 /// `values` `[rows, cols]` among columns of `other` in a wider matrix that starts `shift` values into its memory, and
 /// how many columns that matrix has; those of the values start at 1.
 pub fn widely<T: Copy>(values: &[T], cols: usize, shift: usize, other: T) -> (Vec<T>, usize) {

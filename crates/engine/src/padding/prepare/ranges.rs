@@ -83,7 +83,7 @@ impl Range {
         let most = match self.longest() {
             _ if recorded > 1 => usize::MAX,
             ..=64 => 64,
-            ..LONG => 96,
+            65..LONG => 96,
             _ => usize::MAX,
         };
         let none = (self.longest() <= EVERYWHERE).then_some(None);
