@@ -23,6 +23,9 @@ const MARGIN: f64 = 1.2;
 /// leaves of it.
 const MARGIN_ALONE: f64 = 3.0;
 
+/// The same in a window of longer texts, whose recorded passes are further from the shortest of a range than from the tests.
+const MARGIN_OTHERS: f64 = 2.0;
+
 /// Times the bound that an error may be before more recorded passes are of no use.
 const PROMISING: f64 = 3.0;
 
@@ -430,7 +433,8 @@ impl Work<'_> {
                 others.tests = self.tests(&others.range)?;
                 others.tests.push(self.mild_test(&others.range)?);
             }
-            let errors = self.errors(&others.tests, &fields, of_range.window)?;
+            let mut errors = self.errors(&others.tests, &fields, of_range.window)?;
+            errors.iter_mut().for_each(|test| test.margin = test.margin.max(MARGIN_OTHERS));
             let served = |pooling: &Pooling| self.most_equal(&errors, *pooling).is_some();
             if others.poolings.iter().any(served) {
                 let lengths = (others.range.shortest, others.range.longest());

@@ -1,5 +1,7 @@
 //! Ranges of lengths that are prepared together, and the texts that they are measured with.
 
+use danaus_kernels::filter_length;
+
 use super::{EVERYWHERE, RECORDED, ROWS};
 use crate::padding::Probes;
 
@@ -39,10 +41,11 @@ fn windows(max_tokens: usize) -> Vec<usize> {
         let shortest = (window + 1) as f64;
         let next = match window + 1 {
             ..SHORT => 2.0 * *window as f64,
-            SHORT..LONG => (1.4 * shortest - ROOM).min((LONG - 1) as f64).max(1.08 * shortest),
+            SHORT..LONG => (1.4 * shortest - ROOM).max(1.08 * shortest),
             _ => (1.125 * shortest - 128.0).max(1.06 * shortest),
         };
-        (*window < longest).then_some(longest.min(next as usize))
+        // A window takes the filter of its own length, which shall be no longer than the text's would be.
+        (*window < longest).then_some(longest.min(next as usize).min(filter_length(window + 1)))
     };
     std::iter::successors(Some(FIRST.min(longest)), next).filter(|&window| window > 1).collect()
 }
@@ -54,8 +57,8 @@ pub(super) fn ranges(max_tokens: usize) -> Vec<Range> {
     let (mut below, mut rest) = (1, &windows[..]);
     while let Some(&first) = rest.first() {
         let shared = match first {
-            ..SHORT => 1.0,
-            SHORT..LONG => SHARED[0],
+            ..=SHORT => 1.0,
+            ..=LONG => SHARED[0],
             _ => SHARED[1],
         };
         let limit = (first as f64 * shared) as usize;
