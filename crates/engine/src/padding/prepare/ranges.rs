@@ -56,10 +56,12 @@ pub(super) fn ranges(max_tokens: usize) -> Vec<Range> {
     let mut ranges = Vec::new();
     let (mut below, mut rest) = (1, &windows[..]);
     while let Some(&first) = rest.first() {
-        let shared = match first {
-            ..=SHORT => 1.0,
-            ..=LONG => SHARED[0],
-            _ => SHARED[1],
+        let shared = if first <= SHORT {
+            1.0
+        } else if first <= LONG {
+            SHARED[0]
+        } else {
+            SHARED[1]
         };
         let limit = (first as f64 * shared) as usize;
         let (together, others) =
