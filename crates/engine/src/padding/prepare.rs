@@ -379,8 +379,8 @@ impl Work<'_> {
         let mut shortest = range.shortest;
         for (number, &window) in range.windows.iter().enumerate() {
             let fields = self.fields_of(records, number, setting);
-            let bin = self.bin((shortest, window), window, &fields, errors, tests);
-            let bin = Bin { probes: setting.recorded, ..bin };
+            let counts = (setting.recorded, tests);
+            let bin = self.bin((shortest, window), window, &fields, errors, counts);
             let sums = if self.fields.running_sums().is_none() { fields.sketch.as_ref() } else { None };
             let sums = sums.map_or(0, |sketch| sketch.sums().bytes());
             if self.fields.bytes() + fields.bytes() + sums > self.budget.bytes {
@@ -403,7 +403,7 @@ impl Work<'_> {
         window: usize,
         fields: &Fields,
         errors: &Errors,
-        tests: usize,
+        (probes, tests): (usize, usize),
     ) -> Bin {
         let worst = |pooling: usize| errors.iter().map(|test| test.errors[pooling]).fold(0.0, f64::max);
         Bin {
@@ -411,7 +411,7 @@ impl Work<'_> {
             longest,
             window,
             sketch: fields.rows(),
-            probes: 0,
+            probes,
             tests,
             errors: [0, 1, 2].map(worst),
             most_equal: Pooling::ALL.map(|pooling| self.most_equal(errors, pooling)),
@@ -438,9 +438,9 @@ impl Work<'_> {
             let served = |pooling: &Pooling| self.most_equal(&errors, *pooling).is_some();
             if others.poolings.iter().any(served) {
                 let lengths = (others.range.shortest, others.range.longest());
-                let bin = self.bin(lengths, of_range.window, &fields, &errors, others.tests.len());
+                let counts = (of_range.probes, others.tests.len());
+                let bin = self.bin(lengths, of_range.window, &fields, &errors, counts);
                 others.poolings.retain(|pooling| !served(pooling));
-                let bin = Bin { probes: of_range.probes, ..bin };
                 let to = self.fields.prepared_to();
                 self.fields = Arc::new((*self.fields).clone().with_bins(to, [(bin, fields.clone())]));
             }
