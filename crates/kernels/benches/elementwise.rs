@@ -5,8 +5,8 @@ mod common;
 
 use common::{CASE_TIME, values};
 use danaus_kernels::{
-    Buffer, Knots, Matrix, MatrixMut, ShortFilter, Texts, add_interpolated, convolve_cells, layer_norm,
-    mean_rows, short_conv, short_conv_gate,
+    Buffer, Matrix, MatrixMut, ShortFilter, Texts, add_interpolated, convolve_cells, layer_norm, mean_rows,
+    short_conv, short_conv_gate,
 };
 use danaus_simd::Isa;
 use divan::Bencher;
@@ -80,14 +80,14 @@ fn mean(bencher: Bencher<'_, '_>, tokens: usize) {
 #[divan::bench(args = ["plain", "gated"], max_time = CASE_TIME)]
 fn far_field_of_512_tokens(bencher: Bencher<'_, '_>, name: &str) {
     let (tokens, channels) = (512, CHUNK / 3);
-    let far: Vec<u16> = values(tokens * HIDDEN).iter().map(|x| (x.to_bits() >> 16) as u16).collect();
+    let far = matrix(tokens * channels);
     let (mut out, chunk) = (matrix(tokens * HIDDEN), matrix(tokens * CHUNK));
+    let knots: Vec<_> = (0..tokens as isize).collect();
     bencher.counter(ItemsCount::new(tokens * channels)).bench_local(|| {
-        let far = Matrix::new(&far, HIDDEN).columns(0, channels);
+        let far = Matrix::new(&far, channels);
         let gate = (name == "gated").then(|| Matrix::new(&chunk, CHUNK).columns(channels, channels));
-        let knots = Knots { first: 0, step: 1, last: tokens as isize - 1 };
         let out = MatrixMut::new(&mut out, HIDDEN).columns(0, channels);
-        add_interpolated(Isa::best(), out, knots, far, gate);
+        add_interpolated(Isa::best(), out, &knots, far, gate);
     });
 }
 
@@ -96,15 +96,20 @@ fn far_field_of_512_tokens(bencher: Bencher<'_, '_>, name: &str) {
 #[divan::bench(args = [16, 512], max_time = CASE_TIME)]
 fn cells(bencher: Bencher<'_, '_>, tokens: isize) {
     let channels = CHUNK / 3;
-    let sums: Vec<i16> = values(2049 * HIDDEN).iter().map(|x| (x * 3e4) as i16).collect();
-    let sums = Matrix::new(&sums, HIDDEN).columns(0, channels);
-    let inside = tokens / 2;
+    // The sums of all of a model's chunks, which no cache holds.
+    let chunks = 2 * 12 * HIDDEN / channels;
+    let sums: Vec<i16> = values(2049 * channels).iter().map(|x| (x * 3e4) as i16).collect();
+    let sums = sums.repeat(chunks);
+    let mut chunk = 0;
+    let inside = (tokens / 2).min(64);
     let edges: Vec<_> = (-inside..0).chain((0..97).map(|edge| edge * 8)).collect();
     let targets: Vec<_> = (0..96).map(|target| target * 8 + 4).collect();
     let (jumps, mut out) = (matrix(edges.len() * channels), matrix(targets.len() * channels));
     bencher.counter(ItemsCount::new(edges.len() * targets.len() * channels)).bench_local(|| {
         let out = MatrixMut::new(&mut out, channels);
         let jumps = Matrix::new(&jumps, channels);
+        let sums = Matrix::new(&sums, channels).slice(2049 * chunk..2049 * (chunk + 1));
+        chunk = (chunk + 1) % chunks;
         convolve_cells(Isa::best(), out, (sums, 1024), (&targets, &edges), jumps);
     });
 }

@@ -8,14 +8,15 @@ use danaus_simd::{Isa, Simd, Vectorized};
 
 use crate::matrix::{Matrix, MatrixMut};
 
-/// Means of the rows of `x` `[tokens, C]` in cells of `size` rows, of which the last one ends where `x` does, and the first one may
-/// reach over its beginning, where zeros are: `[cells, C]`.
+/// Means of the rows of `x` `[tokens, C]` from each of `edges`, which are in ascending order, to the next: `[cells, C]`. The last cell
+/// ends where `x` does, and the first one may reach over its beginning, where zeros are.
 ///
 /// # Panics
 /// Where the shapes disagree.
-pub fn cell_means(isa: Isa, x: Matrix<'_>, size: usize, out: MatrixMut<'_>) {
-    assert!(out.rows() == x.rows().div_ceil(size) && out.cols() == x.cols(), "a row for each cell");
-    isa.run(Means { x, size, out });
+pub fn cell_means(isa: Isa, x: Matrix<'_>, edges: &[isize], out: MatrixMut<'_>) {
+    assert!(out.rows() + 1 == edges.len() && out.cols() == x.cols(), "a row for each cell");
+    assert!(edges.last() == Some(&(x.rows() as isize)), "cells of all rows");
+    isa.run(Means { x, edges, out });
 }
 
 /// `out[a] += sum_e sums[zero + targets[a] - edges[e]] * jumps[e]`, channel by channel: `out` `[A, C]`, `jumps` `[E, C]`.
@@ -37,7 +38,7 @@ pub fn convolve_cells(
 
 struct Means<'a> {
     x: Matrix<'a>,
-    size: usize,
+    edges: &'a [isize],
     out: MatrixMut<'a>,
 }
 
@@ -45,14 +46,13 @@ impl Vectorized for Means<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, _: S) {
-        let before = self.out.rows() * self.size - self.x.rows();
-        let scale = 1.0 / self.size as f32;
-        for cell in 0..self.out.rows() {
+        for (cell, edges) in self.edges.windows(2).enumerate() {
             let out = self.out.row_mut(cell);
             out.fill(0.0);
-            for row in (cell * self.size).saturating_sub(before)..(cell + 1) * self.size - before {
-                out.iter_mut().zip(self.x.row(row)).for_each(|(out, x)| *out += x);
+            for row in edges[0].max(0)..edges[1] {
+                out.iter_mut().zip(self.x.row(row as usize)).for_each(|(out, x)| *out += x);
             }
+            let scale = 1.0 / (edges[1] - edges[0]) as f32;
             out.iter_mut().for_each(|out| *out *= scale);
         }
     }

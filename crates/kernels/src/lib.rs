@@ -37,7 +37,7 @@ pub mod wgpu;
 pub use buffer::{Buffer, Word};
 pub use cells::{cell_means, convolve_cells};
 pub use compute::Compute;
-pub use far_field::{Knots, Stored, add_interpolated};
+pub use far_field::add_interpolated;
 pub use implicit_filter::{FilterWindow, SineLayer, SineMlp, filter_taps};
 pub use layer_norm::layer_norm;
 pub use long_conv::{ConvEpilogue, ConvScratch, FilterForm, LongFilter, filter_length};

@@ -7,22 +7,12 @@ mod views;
 
 use common::{assert_close, bits, values, wide};
 use danaus_kernels::{
-    Knots, Matrix, MatrixMut, ShortFilter, Stored, Texts, add_interpolated, cell_means, convolve_cells,
-    reference, short_conv_gate, steady_conv_gate,
+    Matrix, MatrixMut, ShortFilter, Texts, add_interpolated, cell_means, convolve_cells, reference,
+    short_conv_gate, steady_conv_gate,
 };
 use danaus_simd::Isa;
 use proptest::prelude::*;
 use views::{in_a_view, widely};
-
-/// The bits of bfloat16 values: the upper halves of those of float32 ones.
-fn bf16(values: &[f32]) -> Vec<u16> {
-    values.iter().map(|x| (x.to_bits() >> 16) as u16).collect()
-}
-
-/// The values of these bits.
-fn widened(bits: &[u16]) -> Vec<f32> {
-    bits.iter().map(|&bits| f32::from_bits(u32::from(bits) << 16)).collect()
-}
 
 /// What [`widely`] made of `channels` columns.
 fn view<T: Copy>((memory, stride): &(Vec<T>, usize), shift: usize, channels: usize) -> Matrix<'_, T> {
@@ -30,15 +20,15 @@ fn view<T: Copy>((memory, stride): &(Vec<T>, usize), shift: usize, channels: usi
 }
 
 /// Adds `stored` to `out`, both `channels` wide, on views.
-fn interpolated<T: Stored>(
+fn interpolated(
     isa: Isa,
     out: &[f32],
-    knots: Knots,
-    (stored, other): (&[T], T),
+    knots: &[isize],
+    stored: &[f32],
     gate: Option<&[f32]>,
     (channels, shift): (usize, usize),
 ) -> Vec<f32> {
-    let stored = widely(stored, channels, shift, other);
+    let stored = widely(stored, channels, shift, f32::NAN);
     let gate = gate.map(|gate| widely(gate, channels, shift, f32::NAN));
     in_a_view(out, channels, shift, |out| {
         let gate = gate.as_ref().map(|gate| view(gate, shift, channels));
@@ -46,45 +36,51 @@ fn interpolated<T: Stored>(
     })
 }
 
+/// Positions from `first` on, these steps apart.
+fn ascending(first: isize, steps: &[isize]) -> Vec<isize> {
+    let mut positions = vec![first];
+    steps.iter().for_each(|step| positions.push(positions[positions.len() - 1] + step));
+    positions
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_lies_between_knots_agrees(
-        rows in 1usize..40, before in 0isize..9, step in 1usize..9, beyond in -1isize..9,
+        before in 0isize..9, steps in prop::collection::vec(1isize..9, 0..9), beyond in -1isize..9,
         channels in 1usize..70, shift in 0usize..18, seed: u64,
     ) {
-        let knots = Knots { first: -before, step, last: rows as isize + beyond };
-        let positions: Vec<_> = (0..knots.count()).map(|knot| knots.position(knot) as f64).collect();
-        prop_assert!(positions.windows(2).all(|pair| pair[0] < pair[1]), "{positions:?}");
+        let knots = ascending(-before, &steps);
+        let rows = (knots[knots.len() - 1] - beyond).max(0) as usize;
+        let positions: Vec<_> = knots.iter().map(|&knot| knot as f64).collect();
         let (out, gate) = (values(seed, rows * channels), values(seed ^ 1, rows * channels));
-        let floats = values(seed ^ 2, knots.count() * channels);
-        let rounded = bf16(&floats);
+        let stored = values(seed ^ 2, knots.len() * channels);
         for gated in [None, Some(&gate[..])] {
-            let twin = |values: &[f32]| {
-                let gate = gated.map(wide);
-                reference::add_interpolated(&wide(&out), &positions, &wide(values), gate.as_deref(), channels)
-            };
+            let wide_gate = gated.map(wide);
+            let twin =
+                reference::add_interpolated(&wide(&out), &positions, &wide(&stored), wide_gate.as_deref(), channels);
             for isa in Isa::available() {
-                let shape = (channels, shift);
-                let sum = interpolated(isa, &out, knots, (&floats, f32::NAN), gated, shape);
-                assert_close(&sum, &twin(&floats), 1e-6, isa.name());
-                let sum = interpolated(isa, &out, knots, (&rounded, 0x7FC0), gated, shape);
-                assert_close(&sum, &twin(&widened(&rounded)), 1e-6, isa.name());
+                let sum = interpolated(isa, &out, &knots, &stored, gated, (channels, shift));
+                assert_close(&sum, &twin, 1e-6, isa.name());
             }
         }
     }
 
     #[test]
-    fn means_agree(rows in 1usize..40, size in 1usize..9, channels in 1usize..70, shift in 0usize..18, seed: u64) {
+    fn means_agree(
+        before in 0isize..5, sizes in prop::collection::vec(5isize..12, 1..9),
+        channels in 1usize..70, shift in 0usize..18, seed: u64,
+    ) {
+        let edges = ascending(-before, &sizes);
+        let (rows, cells) = (edges[sizes.len()] as usize, sizes.len());
         let x = values(seed, rows * channels);
         let wide_x = widely(&x, channels, shift, f32::NAN);
-        let cells = rows.div_ceil(size);
         for isa in Isa::available() {
             let means = in_a_view(&vec![f32::NAN; cells * channels], channels, shift, |out| {
-                cell_means(isa, view(&wide_x, shift, channels), size, out);
+                cell_means(isa, view(&wide_x, shift, channels), &edges, out);
             });
-            assert_close(&means, &reference::cell_means(&wide(&x), size, channels), 1e-6, "means");
+            assert_close(&means, &reference::cell_means(&wide(&x), &edges, channels), 1e-6, "means");
         }
     }
 
@@ -95,10 +91,7 @@ proptest! {
         targets in prop::collection::vec(-20isize..40, 0..9), channels in 1usize..70, shift in 0usize..18, seed: u64,
     ) {
         const ZERO: usize = 80;
-        let edges: Vec<_> = std::iter::once(start).chain(sizes.iter().scan(start, |edge, size| {
-            *edge += size;
-            Some(*edge)
-        })).collect();
+        let edges = ascending(start, &sizes);
         // Taps of so few digits that their sums are integers of 16 bits, in units of 1/64.
         let unit = 1.0 / 64.0;
         let taps: Vec<f32> = values(seed, (2 * ZERO + 1) * channels).iter().map(|x| (x * 60.0).round() * unit).collect();
@@ -160,16 +153,16 @@ proptest! {
 #[test]
 fn a_value_that_is_not_finite_stays_between_its_knots() {
     let (rows, channels) = (9, 37);
-    let knots = Knots { first: 0, step: 2, last: 8 };
+    let knots = [0, 2, 4, 6, 8];
     let (out, gate) = (values(1, rows * channels), values(2, rows * channels));
-    let clean = values(3, knots.count() * channels);
+    let clean = values(3, knots.len() * channels);
     for isa in Isa::available() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             // Channel 3 of the knot at position 4.
             let mut stored = clean.clone();
             stored[2 * channels + 3] = bad;
             for gate in [None, Some(&gate[..])] {
-                let add = |stored: &[f32]| interpolated(isa, &out, knots, (stored, 0.0), gate, (channels, 0));
+                let add = |stored: &[f32]| interpolated(isa, &out, &knots, stored, gate, (channels, 0));
                 for (index, (sum, expected)) in add(&stored).iter().zip(add(&clean)).enumerate() {
                     let reached = (3..=5).contains(&(index / channels)) && index % channels == 3;
                     let same = sum.to_bits() == expected.to_bits();
@@ -178,7 +171,7 @@ fn a_value_that_is_not_finite_stays_between_its_knots() {
             }
         }
         // No rows: nothing to read.
-        add_interpolated(isa, MatrixMut::new(&mut [], 3), knots, Matrix::new(&[0.0; 15], 3), None);
+        add_interpolated(isa, MatrixMut::new(&mut [], 3), &knots, Matrix::new(&[0.0; 15], 3), None);
     }
 }
 
@@ -187,25 +180,25 @@ fn other_shapes_are_refused() {
     let refused = |run: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err();
     let isa = Isa::best();
     let x = [1.0; 12];
-    let means = |rows: usize, cols| {
+    let means = |rows: usize, cols, edges: &[isize]| {
         let mut out = [0.0; 9];
-        cell_means(isa, Matrix::new(&x, 3), 2, MatrixMut::new(&mut out[..rows * 3], cols));
+        cell_means(isa, Matrix::new(&x, 3), edges, MatrixMut::new(&mut out[..rows * 3], cols));
     };
-    assert!(!refused(&|| means(2, 3)));
-    assert!(refused(&|| means(1, 3)) && refused(&|| means(3, 3)) && refused(&|| means(2, 2)));
+    assert!(!refused(&|| means(2, 3, &[0, 2, 4])));
+    let edges = [0, 2, 4];
+    assert!(
+        refused(&|| means(1, 3, &edges))
+            && refused(&|| means(3, 3, &edges))
+            && refused(&|| means(2, 2, &edges))
+    );
+    assert!(refused(&|| means(2, 3, &[0, 2, 5])) && refused(&|| means(2, 3, &[0, 2, 3])));
     let add = |last: isize, values: &[f32], gate: &[f32]| {
         let mut out = [0.0; 12];
         let (values, gate) = (Matrix::new(values, 3), Matrix::new(gate, 3));
-        add_interpolated(
-            isa,
-            MatrixMut::new(&mut out, 3),
-            Knots { first: 0, step: 2, last },
-            values,
-            Some(gate),
-        );
+        add_interpolated(isa, MatrixMut::new(&mut out, 3), &[0, 2, last], values, Some(gate));
     };
     assert!(!refused(&|| add(3, &x[..9], &x)) && !refused(&|| add(4, &x[..9], &x)));
-    assert!(refused(&|| add(3, &x[..6], &x)) && refused(&|| add(2, &x[..6], &x)));
+    assert!(refused(&|| add(3, &x[..6], &x)) && refused(&|| add(2, &x[..9], &x)));
     assert!(refused(&|| add(3, &x[..9], &x[..9])));
     let convolve = |zero, cols, edges: &[isize]| {
         let mut out = [0.0; 6];

@@ -162,7 +162,7 @@ impl Mixing<'_> {
                 far.resize(knots.count() * channels.len());
                 far_field.write(self.layer, branch as usize, channels.clone(), far);
                 let values = Matrix::new(far, channels.len());
-                add_interpolated(self.backend.compute.isa(), out, knots, values, gate);
+                add_interpolated(self.backend.compute.isa(), out, &knots.positions(), values, gate);
                 clock.lap(Stage::FarField);
             }
         }

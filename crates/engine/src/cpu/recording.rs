@@ -1,12 +1,12 @@
 //! What an exact pass records, so that far fields and sketches can be made of it.
 
-use danaus_kernels::{ConvEpilogue, Knots, Matrix, MatrixMut, ShortFilter, cell_means};
+use danaus_kernels::{ConvEpilogue, Matrix, MatrixMut, ShortFilter, cell_means};
 
 use super::filters::{Branch, Source, Workbench};
 use super::mixer::Mixing;
 use super::weights::{CHUNK, ChunkWeights};
 use super::workspace::ChunkBuffers;
-use crate::padding::{Cells, Place, WindowRecord};
+use crate::padding::{Cells, Knots, Place, WindowRecord};
 
 /// A chunk's columns of a layer's part of a [`WindowRecord`].
 pub(super) struct ChunkRecord<'a> {
@@ -83,18 +83,18 @@ impl Mixing<'_> {
         let whole = Matrix::new(&whole, width);
         for (record, source) in records.iter_mut().zip(&self.plan.sources[1..]) {
             // What the positions from the window's end on add to its convolution: the whole sequence's, less the window's alone.
-            let window = (record.knots.last + 1) as usize;
+            let window = record.knots.window;
             let alone = convolve(source, window);
             let alone = Matrix::new(&alone, width);
             for knot in 0..record.knots.count() {
-                let position = record.knots.position(knot) as usize;
+                let position = record.knots.position(knot);
                 let values = whole.row(position).iter().zip(alone.row(position));
                 let far = record.far.row_mut(number * record.knots.count() + knot);
                 far.iter_mut().zip(values).for_each(|(far, (whole, alone))| *far = whole - alone);
             }
             let Some(cells) = record.cells.first().map(|(cells, _)| *cells) else { continue };
             let inside = number * cells.inside()..(number + 1) * cells.inside();
-            cell_means(isa, x.slice(0..window), cells.step(), record.means.reborrow().slice(inside));
+            cell_means(isa, x.slice(0..window), cells.knots(), record.means.reborrow().slice(inside));
             for (cells, samples) in &mut record.cells {
                 let [states, results] = [Place::States(number), Place::Results(number)];
                 for (sample, position) in cells.positions().enumerate() {

@@ -1,6 +1,6 @@
 //! The rows of sketches: positions of the padding that stand for the cells around them.
 
-use danaus_kernels::{Knots, Matrix, MatrixMut, add_interpolated, cell_means, steady_conv_gate};
+use danaus_kernels::{Matrix, MatrixMut, add_interpolated, cell_means, steady_conv_gate};
 
 use super::Sketched;
 use super::filters::Branch;
@@ -54,7 +54,7 @@ impl Mixing<'_> {
         let window = self.pass.texts.range(*text);
         let mut states = vec![0.0; (inside + rows.len()) * width];
         let (means, samples) = states.split_at_mut(inside * width);
-        cell_means(isa, x.slice(window.clone()), cells.step(), MatrixMut::new(means, width));
+        cell_means(isa, x.slice(window.clone()), cells.knots(), MatrixMut::new(means, width));
         for (state, row) in samples.chunks_exact_mut(width).zip(rows.clone()) {
             state.copy_from_slice(x.row(row));
         }
@@ -72,7 +72,7 @@ impl Mixing<'_> {
         if branch == Branch::Mixer {
             (0..out.rows()).for_each(|row| out.row_mut(row).fill(0.0));
         }
-        let each = Knots { first: 0, step: 1, last: rows.len() as isize - 1 };
-        add_interpolated(isa, out, each, Matrix::new(&at_samples, width), gate);
+        let each: Vec<_> = (0..rows.len() as isize).collect();
+        add_interpolated(isa, out, &each, Matrix::new(&at_samples, width), gate);
     }
 }

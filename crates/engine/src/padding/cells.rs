@@ -1,16 +1,18 @@
-//! How the padding behind a window is divided into cells, each of which one sampled position stands for.
-
-use danaus_kernels::Knots;
+//! How a window, and the padding behind it, are divided into cells.
 
 /// Steps that the model's length is divided into. Filters are functions of the position as a share of the length, and hardly change
 /// from one step to the next.
 const STEPS: usize = 1024;
 
-/// Steps of the cells next to the window.
+/// Steps of the cells behind the window's end.
 const SMALLEST: usize = 2;
 
+/// Cells of each size inside a window, before the next ones are twice as large.
+const OF_A_SIZE: usize = 32;
+
 /// The padding behind a window in cells that grow with their distance, as what they do to the window shrinks; and the window in
-/// cells of one step, of which the first one may reach over its beginning. Places are counted in steps from the window's end.
+/// cells that grow backwards from its end, of which the first one may reach over its beginning. Places are counted in steps from the
+/// window's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cells {
     window: usize,
@@ -21,6 +23,8 @@ pub struct Cells {
     edges: Vec<isize>,
     /// The middle of each cell behind the window.
     samples: Vec<isize>,
+    /// Where the window's cells begin and end, in positions.
+    knots: Vec<isize>,
 }
 
 /// Positions of a step.
@@ -35,17 +39,17 @@ impl Cells {
     /// Where the window is larger than that.
     pub fn new(window: usize, max_tokens: usize, rows: usize) -> Self {
         let step = step(max_tokens);
-        let inside = window.div_ceil(step) as isize;
         let sizes = sizes((max_tokens - window) / step, rows);
         let mut samples = Vec::with_capacity(sizes.len());
-        let mut edges: Vec<_> = (-inside..=0).collect();
+        let mut edges = inside(window.div_ceil(step));
+        let knots = edges.iter().map(|edge| window as isize + edge * step as isize).collect();
         let mut end = 0;
         for size in sizes {
             samples.push((end + size / 2) as isize);
             end += size;
             edges.push(end as isize);
         }
-        Self { window, step, most: rows, edges, samples }
+        Self { window, step, most: rows, edges, samples, knots }
     }
 
     /// Positions of the window.
@@ -88,11 +92,27 @@ impl Cells {
         self.samples.iter().map(|&sample| self.window + sample as usize * self.step)
     }
 
-    /// Where what cells behind the window add is computed inside it: at the edges of the window's cells.
-    pub fn knots(&self) -> Knots {
-        let first = self.window as isize - (self.inside() * self.step) as isize;
-        Knots { first, step: self.step, last: self.window as isize }
+    /// Where the window's cells begin and end, in positions: there it is computed what cells behind the window add inside it.
+    pub fn knots(&self) -> &[isize] {
+        &self.knots
     }
+}
+
+/// Edges of cells of together `steps` steps before the window's end, in order.
+fn inside(steps: usize) -> Vec<isize> {
+    let sizes = (0..).map(|cell| 1isize << (cell / OF_A_SIZE));
+    let edges = sizes.scan(0, |edge, size| {
+        *edge -= size;
+        Some(*edge)
+    });
+    let first = -(steps as isize);
+    let mut edges: Vec<_> = edges.take_while(|&edge| edge > first).collect();
+    if steps > 0 {
+        edges.push(first);
+    }
+    edges.reverse();
+    edges.push(0);
+    edges
 }
 
 /// Sizes of at most `rows` cells that together have about `total` steps: even, and growing by as small a factor as will do.
@@ -140,10 +160,13 @@ mod tests {
                     let cells = Cells::new(window, max_tokens, rows);
                     let what = format!("{window} of {max_tokens}, {rows} rows: {cells:?}");
                     assert!(cells.rows() <= rows && cells.rows() == cells.positions().len(), "{what}");
-                    assert_eq!(cells.inside(), window.div_ceil(cells.step()), "{what}");
                     let inside = &cells.edges()[..=cells.inside()];
-                    assert!(inside.windows(2).all(|pair| pair[1] - pair[0] == 1), "{what}");
-                    assert_eq!(inside.last(), Some(&0), "{what}");
+                    let first = -(window.div_ceil(cells.step()) as isize);
+                    assert_eq!((inside[0], inside[cells.inside()]), (first, 0), "{what}");
+                    for pair in inside.windows(2) {
+                        let (size, distance) = (pair[1] - pair[0], -pair[1]);
+                        assert!(size > 0 && (size == 1 || 32 * (size - 1) <= distance), "{what}");
+                    }
                     let behind = &cells.edges()[cells.inside()..];
                     for (pair, &sample) in behind.windows(2).zip(cells.samples()) {
                         assert!((pair[1] - pair[0]) % 2 == 0 && 2 * sample == pair[0] + pair[1], "{what}");
@@ -151,8 +174,8 @@ mod tests {
                     let end = window + *behind.last().unwrap() as usize * cells.step();
                     let covered = rows == 0 || end + 2 * cells.step() > max_tokens;
                     assert!(end <= max_tokens && covered, "{what}");
-                    assert_eq!(cells.knots().count(), cells.inside() + 1, "{what}");
-                    assert!(cells.knots().first <= 0, "{what}");
+                    assert_eq!(cells.knots().len(), cells.inside() + 1, "{what}");
+                    assert!(cells.knots()[0] <= 0 && cells.knots().is_sorted_by(|a, b| a < b), "{what}");
                 }
             }
         }

@@ -3,11 +3,20 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use danaus_kernels::{Knots, Matrix, MatrixMut, add_interpolated};
+use danaus_kernels::{Matrix, MatrixMut, add_interpolated};
 use danaus_simd::{Isa, MappedFile};
 
 use super::record::Recording;
 use super::values::{Values, quantize, restore};
+
+/// Positions of a window at which its far field is known: every `step`th one, and the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Knots {
+    /// Positions of the window, at least 1.
+    pub window: usize,
+    /// Positions from a knot to the next one, at least 1.
+    pub step: usize,
+}
 
 /// The far field of a window of m tokens: for knots among its positions, layer by layer, what the padding from position m to the
 /// model's length adds to each of the two long convolutions. Between knots it is linear.
@@ -22,9 +31,19 @@ pub struct FarField {
     scales: Values<f32>,
 }
 
-/// The knots of a window of `window` positions, `step` positions apart.
-pub(super) fn knots(window: usize, step: usize) -> Knots {
-    Knots { first: 0, step, last: window as isize - 1 }
+impl Knots {
+    pub fn count(self) -> usize {
+        (self.window - 1).div_ceil(self.step) + 1
+    }
+
+    pub fn position(self, knot: usize) -> usize {
+        (knot * self.step).min(self.window - 1)
+    }
+
+    /// All of them, in order.
+    pub fn positions(self) -> Vec<isize> {
+        (0..self.count()).map(|knot| self.position(knot) as isize).collect()
+    }
 }
 
 impl FarField {
@@ -33,7 +52,7 @@ impl FarField {
     /// # Panics
     /// Where the values are not as many as whole layers need.
     pub fn new(window: usize, width: usize, values: &[f32]) -> Self {
-        Self::with_knots(knots(window, 1), width, values)
+        Self::with_knots(Knots { window, step: 1 }, width, values)
     }
 
     pub(super) fn with_knots(knots: Knots, width: usize, values: &[f32]) -> Self {
@@ -59,7 +78,7 @@ impl FarField {
 
     /// Positions of the window.
     pub fn window(&self) -> usize {
-        (self.knots.last + 1) as usize
+        self.knots.window
     }
 
     /// Layers.
@@ -102,28 +121,26 @@ impl FarField {
         self.write(layer, branch, 0..self.width, &mut values);
         let mut all = vec![0.0; self.window() * self.width];
         let out = MatrixMut::new(&mut all, self.width);
-        add_interpolated(Isa::best(), out, self.knots, Matrix::new(&values, self.width), None);
+        add_interpolated(Isa::best(), out, &self.knots.positions(), Matrix::new(&values, self.width), None);
         all.iter().map(|&value| half::bf16::from_f32(value).to_bits()).collect()
     }
 }
 
-/// The coarsest far field, at some of the knots of a recording, that is as good as all of them: where values between its knots
-/// differ from the recorded ones by at most [`COARSE`] of their energy.
-pub(super) fn coarsest(recording: &Recording, knots: Knots) -> FarField {
-    let width = recording.width();
-    let factors = std::iter::successors(Some(64usize), |factor| (*factor > 1).then_some(factor / 2));
-    for factor in factors.filter(|factor| factor * knots.step < knots.last.max(1) as usize / 2) {
-        let coarse = Knots { step: factor * knots.step, ..knots };
-        let values = at_knots(recording, knots, coarse);
-        if factor == 1 || neglected(recording, knots, coarse, &values) <= COARSE {
-            return FarField::with_knots(coarse, width, &values);
-        }
-    }
-    FarField::with_knots(knots, width, &at_knots(recording, knots, knots))
-}
+/// The share of what the padding adds to a window that interpolation between knots may miss, in energy.
+const MISSED: f64 = 1e-4;
 
-/// The share of a far field's energy that interpolation may miss.
-const COARSE: f64 = 2.5e-4;
+/// The coarsest far field, at some of the knots of `rest`, that is as good as all of them. `rest` is what a sketch leaves of all that the
+/// padding adds to a window, which has the given energy.
+pub(super) fn coarsest(rest: &Recording, knots: Knots, energy: f64) -> FarField {
+    let factors = (0..=6).rev().map(|power| 1 << power);
+    let coarse = factors.map(|factor| Knots { step: factor * knots.step, ..knots });
+    let coarse = coarse.filter(|coarse| coarse.step == knots.step || 2 * coarse.step < knots.window);
+    let mut far_fields = coarse.map(|coarse| (coarse, at_knots(rest, knots, coarse)));
+    let (knots, values) = far_fields
+        .find(|(coarse, values)| *coarse == knots || missed(rest, knots, *coarse, values) <= MISSED * energy)
+        .expect("all knots miss nothing");
+    FarField::with_knots(knots, rest.width(), &values)
+}
 
 /// The values of a recording at some of its knots.
 fn at_knots(recording: &Recording, all: Knots, some: Knots) -> Vec<f32> {
@@ -131,7 +148,7 @@ fn at_knots(recording: &Recording, all: Knots, some: Knots) -> Vec<f32> {
     for layer in 0..recording.layers() {
         for branch in 0..2 {
             for knot in 0..some.count() {
-                let place = (some.position(knot) as usize).div_ceil(all.step).min(all.count() - 1);
+                let place = some.position(knot).div_ceil(all.step).min(all.count() - 1);
                 values.extend(recording.row(layer, branch * all.count() + place));
             }
         }
@@ -139,34 +156,43 @@ fn at_knots(recording: &Recording, all: Knots, some: Knots) -> Vec<f32> {
     values
 }
 
-/// Adds to `row` `[C]` what lies at a position between the `values` `[K, C]` at `knots`.
-pub(super) fn add_at(isa: Isa, row: &mut [f32], position: isize, knots: Knots, values: Matrix<'_>) {
-    let from = ((position - knots.first) / knots.step as isize) as usize;
-    let to = (from + 1).min(knots.count() - 1);
-    let (low, high) = (knots.position(from), knots.position(to));
-    let around = Knots { first: low - position, step: (high - low).max(1) as usize, last: high - position };
+/// Adds to `row` `[C]` what lies at a position between the `values` `[K, C]` at `knots`, which are around it.
+pub(super) fn add_at(isa: Isa, row: &mut [f32], position: usize, knots: &[isize], values: Matrix<'_>) {
+    let position = position as isize;
+    let from = knots.partition_point(|&knot| knot <= position) - 1;
+    let around = from..(from + 2).min(knots.len());
+    let relative: Vec<_> = knots[around.clone()].iter().map(|knot| knot - position).collect();
     let width = row.len();
-    add_interpolated(isa, MatrixMut::new(row, width), around, values.slice(from..to + 1), None);
+    add_interpolated(isa, MatrixMut::new(row, width), &relative, values.slice(around), None);
 }
 
-/// The share of a recording's energy that some of its knots do not have, at up to [`LOOKED_AT`] others.
-fn neglected(recording: &Recording, all: Knots, some: Knots, values: &[f32]) -> f64 {
-    let (width, isa) = (recording.width(), Isa::best());
-    let (mut energy, mut missed) = (0.0, 0.0);
-    let square = |values: &[f32]| values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
-    // A number of knots that no power of two divides, so that those in the middle between two are among them.
-    let stride = all.count().div_ceil(LOOKED_AT) | 1;
+/// The energy of a recording, at the knots that [`looked_at`] names.
+pub(super) fn energy(recording: &Recording, knots: Knots) -> f64 {
+    let rows = (0..2 * recording.layers()).flat_map(|index| looked_at(knots).map(move |knot| (index, knot)));
+    rows.map(|(index, knot)| square(recording.row(index / 2, (index % 2) * knots.count() + knot))).sum()
+}
+
+/// The energy, at the same knots, of what the `values` at some of a recording's knots miss.
+fn missed(recording: &Recording, all: Knots, some: Knots, values: &[f32]) -> f64 {
+    let (width, isa, positions) = (recording.width(), Isa::best(), some.positions());
+    let mut missed = 0.0;
     for (index, values) in values.chunks_exact(some.count() * width).enumerate() {
-        for knot in (0..all.count()).step_by(stride) {
+        for knot in looked_at(all) {
             let mut row = recording.row(index / 2, (index % 2) * all.count() + knot).to_vec();
-            energy += square(&row);
             row.iter_mut().for_each(|x| *x = -*x);
-            add_at(isa, &mut row, all.position(knot), some, Matrix::new(values, width));
+            add_at(isa, &mut row, all.position(knot), &positions, Matrix::new(values, width));
             missed += square(&row);
         }
     }
-    if energy > 0.0 { missed / energy } else { 0.0 }
+    missed
 }
 
-/// Knots of each layer and branch that are looked at to see what coarser ones miss.
-const LOOKED_AT: usize = 100;
+/// The knots at which it is looked at what coarser ones miss: some hundred, a number apart that no power of two divides, so that those
+/// in the middle between two are among them.
+fn looked_at(knots: Knots) -> impl Iterator<Item = usize> {
+    (0..knots.count()).step_by(knots.count().div_ceil(100) | 1)
+}
+
+fn square(values: &[f32]) -> f64 {
+    values.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
+}

@@ -31,6 +31,7 @@ use crate::{EngineError, Padding};
 
 pub use cells::Cells;
 pub use far_field::FarField;
+pub(crate) use far_field::Knots;
 pub use plan::{Bin, FarFields, equal_pairs};
 pub use prepare::{Budget, distance, prepare};
 pub use probes::Probes;

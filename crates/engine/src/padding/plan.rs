@@ -132,6 +132,12 @@ impl FarFields {
         sums + self.distinct().into_iter().map(Fields::bytes).sum::<usize>()
     }
 
+    /// Memory with some more, of which nothing is there yet.
+    pub(super) fn bytes_with(&self, fields: &Fields) -> usize {
+        let sums = fields.sketch.as_ref().filter(|_| self.running_sums().is_none());
+        self.bytes() + fields.bytes() + sums.map_or(0, |sketch| sketch.sums().bytes())
+    }
+
     /// The cheapest window that serves texts of so many tokens, of whose pairs the share `equal` are equal; `None`
     /// where they must be computed exactly.
     pub fn window(&self, tokens: usize, equal: f64, pooling: Pooling) -> Option<Window> {

@@ -7,36 +7,26 @@ use super::{Bin, Cells, FarFields, Probes, Progress, RunningSums, Window, Window
 use crate::{Backend, EngineError, Pooling};
 
 mod ranges;
+mod trial;
 
 use ranges::{Range, ranges};
+use trial::{Errors, Measured, Probe, Served, Setting, Tests, Trial};
 
 /// Rows of a sketch that are tried, fewest first.
-const ROWS: [usize; 4] = [48, 64, 96, 128];
+const ROWS: [usize; 6] = [32, 48, 64, 80, 96, 128];
 
 /// Recorded passes whose mean is tried, fewest first.
 const RECORDED: [usize; 4] = [1, 2, 4, 6];
 
-/// How far below the bound the errors of the tests, which are hard ones, must be.
-const MARGIN: f64 = 1.2;
-
-/// The same without a sketch, where all of what a text changes stays as an error: texts differ far more in that than in what a sketch
-/// leaves of it.
-const MARGIN_ALONE: f64 = 3.0;
-
-/// The same in a window of longer texts, whose recorded passes are further from the shortest of a range than from the tests.
-const MARGIN_OTHERS: f64 = 2.0;
-
-/// Times the bound that an error may be before more recorded passes are of no use.
-const PROMISING: f64 = 3.0;
-
 /// Times an error that it must be with more recorded passes, for still more to be tried.
 const IMPROVED: f64 = 0.85;
 
-/// Texts with up to this share of equal pairs are served where none of the tests is too far off.
-const REPETITIVE: f64 = 0.125;
+/// Parts of a range's longest text that a sketch's rows may be before it is looked for a cheaper setting for texts that repeat
+/// themselves little.
+const DEAR: usize = 3;
 
-/// Times as much repetition as the most repetitive test has that texts may have which are served.
-const BEYOND: f64 = 2.0;
+/// Times the rows of the setting that serves all texts that a cheaper one may have at most.
+const CHEAPER: f64 = 0.93;
 
 /// Parts of the model's length between two knots of a far field at the least, but for small windows.
 const FINEST: usize = 2048;
@@ -90,7 +80,7 @@ pub fn prepare(
     let mut hopeless = 0;
     for range in before {
         hopeless = if work.is_served(&range) { 0 } else { hopeless + 1 };
-        work.leave_to_others(range, Vec::new());
+        work.leave_to_others(range, None);
     }
     while !rest.is_empty() {
         let range = rest.remove(0);
@@ -118,50 +108,19 @@ pub fn distance(a: &[f32], b: &[f32]) -> f64 {
     if distance.is_nan() { f64::INFINITY } else { distance }
 }
 
-/// A probe text and what its exact pass gave.
-struct Probe {
-    ids: Vec<u32>,
-    equal: f64,
-    exact: Vec<Vec<f32>>,
-}
-
-/// A way to compute a range: recorded passes, and which rows of a sketch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Setting {
-    recorded: usize,
-    /// The number among the range's [`ROWS`].
-    rows: Option<usize>,
-}
-
-/// Whether trials from `last` on have clearly smaller errors than those before: whether more recorded passes help.
-fn improved(trials: &[(Setting, Errors)], last: usize) -> bool {
-    let worst =
-        |(_, errors): &(Setting, Errors)| errors.iter().flat_map(|test| test.errors).fold(0.0, f64::max);
-    let best = |trials: &[(Setting, Errors)]| trials.iter().map(worst).fold(f64::INFINITY, f64::min);
-    best(&trials[last..]) < IMPROVED * best(&trials[..last])
-}
-
-/// What tests have in a window.
-type Errors = Vec<Measured>;
-
-/// A test's errors in a window.
-#[derive(Debug, Clone, Copy)]
-struct Measured {
-    tokens: usize,
-    /// The share of equal pairs.
-    equal: f64,
-    /// By pooling.
-    errors: [f64; 3],
-    /// How far below the bound they must be.
-    margin: f64,
+/// Whether trials have a clearly smaller error than those before: whether more recorded passes help.
+fn improved(before: &[Trial], trials: &[Trial]) -> bool {
+    let best =
+        |trials: &[Trial]| trials.iter().map(|trial| trial.errors.mildest()).fold(f64::INFINITY, f64::min);
+    best(trials) < IMPROVED * best(before)
 }
 
 /// Texts of some poolings that no window serves yet.
 struct Unserved {
     range: Range,
     poolings: Vec<Pooling>,
-    /// None where their passes were another preparation's.
-    tests: Vec<Probe>,
+    /// `None` where another preparation made their passes.
+    tests: Option<Tests>,
 }
 
 struct Work<'a> {
@@ -187,7 +146,7 @@ impl Work<'_> {
         self.done += 1;
         let progress = self.progress();
         (self.report)(progress, None);
-        Ok(Probe { equal: equal_pairs(&ids), ids, exact })
+        Ok(Probe { ids, exact })
     }
 
     fn progress(&self) -> Progress {
@@ -204,56 +163,47 @@ impl Work<'_> {
         sums
     }
 
-    /// The tests of a range.
-    fn tests(&mut self, range: &Range) -> Result<Vec<Probe>, EngineError> {
-        let tests = range.tests.iter().enumerate();
-        tests.map(|(number, &tokens)| self.probe(self.probes.test(number, tokens), &mut [])).collect()
+    /// The tests of a range that repeat themselves much.
+    fn hard_tests(&mut self, range: &Range) -> Result<Tests, EngineError> {
+        let tests = range.tests.iter().map(|&tokens| self.probe(self.probes.hard_test(tokens), &mut []));
+        Ok(Tests { hard: tests.collect::<Result<_, _>>()?, mild: None })
     }
 
-    /// One more test: a text that repeats itself little.
-    fn mild_test(&mut self, range: &Range) -> Result<Probe, EngineError> {
-        self.probe(self.probes.text(0, range.longest()), &mut [])
+    /// Adds the test that repeats itself little, and measures trials with it.
+    fn add_mild_test(
+        &mut self,
+        range: &Range,
+        tests: &mut Tests,
+        trials: &mut [Trial],
+    ) -> Result<(), EngineError> {
+        if tests.mild.is_none() {
+            let mild = self.probe(self.probes.mild_test(range.longest()), &mut [])?;
+            for trial in trials {
+                trial.errors.mild = Some(self.measured(&mild, &trial.fields, false)?);
+            }
+            tests.mild = Some(mild);
+        }
+        Ok(())
     }
 
     /// Prepares a range of lengths, and says whether it has a window of its own.
     fn range(&mut self, range: Range) -> Result<bool, EngineError> {
-        let mut tests = self.tests(&range)?;
+        let mut tests = self.hard_tests(&range)?;
         let mut records = Vec::new();
-        let mut trials = self.trials(&range, &tests, &mut records)?;
-        let all = |errors: &Errors| Pooling::ALL.iter().all(|&pooling| self.within(errors, pooling));
-        if !trials.iter().any(|(_, errors)| all(errors)) {
-            // A text that repeats itself little may do.
-            tests.push(self.mild_test(&range)?);
-            let settings: Vec<_> = trials.iter().map(|(setting, _)| *setting).collect();
-            let last = settings.iter().map(|setting| setting.recorded).max();
-            trials.clear();
-            for setting in settings.into_iter().filter(|setting| Some(setting.recorded) == last) {
-                let fields = self.fields_of(&records, range.windows.len() - 1, setting);
-                trials.push((setting, self.errors(&tests, &fields, range.longest())?));
-            }
+        let mut trials = self.trials(&range, &mut tests, &mut records)?;
+        let best = best(&trials);
+        let mut chosen: Vec<_> = best.into_iter().collect();
+        let rows = best.map_or(0, |best| trials[best].fields.rows());
+        if DEAR * rows >= range.longest() {
+            self.add_mild_test(&range, &mut tests, &mut trials)?;
+            chosen.extend(cheaper(&trials, range.longest(), rows));
         }
-        let served = |errors: &Errors| {
-            let poolings = Pooling::ALL.iter();
-            let most =
-                poolings.map(|&pooling| self.most_equal(errors, pooling).map_or(0.0, |most| 1.0 + most));
-            most.sum::<f64>()
-        };
-        let mut best: Option<(Setting, Errors, f64)> = None;
-        for (setting, errors) in trials {
-            let served = served(&errors);
-            if served > best.as_ref().map_or(0.0, |(.., best)| *best) {
-                best = Some((setting, errors, served));
-            }
-        }
-        if let Some((setting, errors, _)) = best {
-            self.keep(&range, &records, setting, &errors, tests.len());
-        }
+        let chosen: Vec<_> = chosen.into_iter().map(|trial| &trials[trial]).collect();
+        self.keep(&range, &records, &chosen);
         self.serve_others(&range)?;
         let served = self.is_served(&range);
         // Without the mild one, these are not the tests that another preparation would go on with.
-        if tests.len() == range.tests.len() {
-            tests.clear();
-        }
+        let tests = Some(tests).filter(|tests| tests.mild.is_some());
         self.leave_to_others(range, tests);
         Ok(served)
     }
@@ -264,7 +214,7 @@ impl Work<'_> {
     }
 
     /// Leaves the poolings for which no window serves a range's longest texts to the windows of longer ones.
-    fn leave_to_others(&mut self, range: Range, tests: Vec<Probe>) {
+    fn leave_to_others(&mut self, range: Range, tests: Option<Tests>) {
         let serves = |bin: &Bin, pooling| {
             (bin.shortest..=bin.longest).contains(&range.longest())
                 && bin.most_equal[pooling as usize].is_some()
@@ -276,51 +226,55 @@ impl Work<'_> {
         }
     }
 
-    /// Tries settings of a range, cheapest to prepare first, until one serves all poolings or more recorded passes promise nothing.
+    /// Tries settings of a range, cheapest to prepare first, until one serves all texts; or, with more recorded passes, those that repeat
+    /// themselves little; or more recorded passes promise nothing.
     fn trials(
         &mut self,
         range: &Range,
-        tests: &[Probe],
+        tests: &mut Tests,
         records: &mut Vec<Vec<WindowRecord>>,
-    ) -> Result<Vec<(Setting, Errors)>, EngineError> {
-        let max_tokens = self.backend.max_tokens();
-        let (shape, last) = (self.backend.windows().shape(), range.windows.len() - 1);
+    ) -> Result<Vec<Trial>, EngineError> {
         let mut trials = Vec::new();
         for recorded in range.recordings() {
             while records.len() < recorded {
-                let number = records.len();
-                let (ids, windows) = range.recorded(number, self.probes);
-                let record = windows.iter().map(|&window| {
-                    let step = if window <= EVERYWHERE { 1 } else { max_tokens.div_ceil(FINEST) };
-                    let cells = range.rows.iter().map(|&rows| Cells::new(window, max_tokens, rows));
-                    WindowRecord::new(window, step, cells.collect(), shape)
-                });
-                let mut record: Vec<_> = record.collect();
-                self.probe(ids, &mut record)?;
-                records.push(record);
+                records.push(self.record(range, records.len())?);
             }
-            let mut promising = false;
             let before = trials.len();
-            for rows in range.tried(recorded) {
+            for rows in range.tried() {
                 let setting = Setting { recorded, rows };
-                let fields = self.fields_of(records, last, setting);
-                let errors = self.errors(tests, &fields, range.longest())?;
-                let missed = |pooling: &Pooling| !self.within(&errors, *pooling);
-                let good = !Pooling::ALL.iter().any(missed);
-                promising |= Pooling::ALL.iter().filter(|pooling| missed(pooling)).any(|&pooling| {
-                    errors.iter().all(|test| test.errors[pooling as usize] <= PROMISING * self.budget.error)
-                });
+                let fields = self.fields_of(records, range.windows.len() - 1, setting);
+                let errors = self.errors(tests, &fields, false)?;
                 tracing::debug!(?setting, ?errors, longest = range.longest(), "tried a sketch");
-                trials.push((setting, errors));
-                if good {
+                let served = errors.served();
+                trials.push(Trial { setting, fields, errors });
+                if served == Served::All {
                     return Ok(trials);
                 }
             }
-            if !promising || (recorded > 2 && !improved(&trials, before)) {
+            self.add_mild_test(range, tests, &mut trials)?;
+            let (old, new) = trials.split_at(before);
+            let served = new.iter().any(|trial| trial.errors.served() >= Served::Mild);
+            let promising = new.iter().any(|trial| trial.errors.is_promising(self.budget.error));
+            if served || !promising || (recorded > 2 && !improved(old, new)) {
                 break;
             }
         }
         Ok(trials)
+    }
+
+    /// Records pass `number` of a range.
+    fn record(&mut self, range: &Range, number: usize) -> Result<Vec<WindowRecord>, EngineError> {
+        let max_tokens = self.backend.max_tokens();
+        let shape = self.backend.windows().shape();
+        let (ids, windows) = range.recorded(number, self.probes);
+        let record = windows.iter().map(|&window| {
+            let step = if window <= EVERYWHERE { 1 } else { max_tokens.div_ceil(FINEST) };
+            let cells = range.rows.iter().map(|&rows| Cells::new(window, max_tokens, rows));
+            WindowRecord::new(window, step, cells.collect(), shape)
+        });
+        let mut record: Vec<_> = record.collect();
+        self.probe(ids, &mut record)?;
+        Ok(record)
     }
 
     /// What a range's window of that number computes with.
@@ -332,90 +286,54 @@ impl Work<'_> {
         Fields { far_field: Arc::new(far_field), sketch: sketch.map(Arc::new) }
     }
 
-    /// The errors of tests in a window.
-    fn errors(&self, tests: &[Probe], fields: &Fields, window: usize) -> Result<Errors, EngineError> {
-        let margin = if fields.sketch.is_some() { MARGIN } else { MARGIN_ALONE };
-        let errors = tests.iter().map(|test| {
-            let fast = self.backend.windows().encode(&test.ids, fields.window(window), &mut [])?;
-            let errors = [0, 1, 2].map(|pooling| distance(&fast[pooling], &test.exact[pooling]));
-            Ok(Measured { tokens: test.ids.len(), equal: test.equal, errors, margin })
-        });
-        errors.collect()
+    /// The errors of tests in a window of their own range, or of a longer one (`elsewhere`).
+    fn errors(&self, tests: &Tests, fields: &Fields, elsewhere: bool) -> Result<Errors, EngineError> {
+        let measured = |test| self.measured(test, fields, elsewhere);
+        let hard = tests.hard.iter().map(measured).collect::<Result<_, _>>()?;
+        Ok(Errors { hard, mild: tests.mild.as_ref().map(measured).transpose()? })
     }
 
-    fn is_within(&self, test: &Measured, pooling: Pooling) -> bool {
-        test.errors[pooling as usize] * test.margin <= self.budget.error
+    fn measured(&self, test: &Probe, fields: &Fields, elsewhere: bool) -> Result<Measured, EngineError> {
+        let window = fields.window(fields.far_field.window());
+        let fast = self.backend.windows().encode(&test.ids, window, &mut [])?;
+        let errors = [0, 1, 2].map(|pooling| distance(&fast[pooling], &test.exact[pooling]));
+        Ok(Measured::new(equal_pairs(&test.ids), errors, self.budget.error, fields, elsewhere))
     }
 
-    fn within(&self, errors: &Errors, pooling: Pooling) -> bool {
-        errors.iter().all(|test| self.is_within(test, pooling))
-    }
-
-    /// The largest share of equal pairs up to which texts are served. Only the error of mean pooling follows that share: with
-    /// another pooling, all tests must be near enough. It grows with the length, too: a short test says nothing for longer texts.
-    fn most_equal(&self, errors: &Errors, pooling: Pooling) -> Option<f64> {
-        let most = errors.iter().map(|test| test.equal).fold(0.0, f64::max);
-        if self.within(errors, pooling) {
-            return Some((BEYOND * most).max(REPETITIVE));
-        }
-        let (good, bad): (Vec<&Measured>, Vec<&Measured>) =
-            errors.iter().partition(|test| self.is_within(test, pooling));
-        let longest = errors.iter().map(|test| test.tokens).max();
-        let least_bad = bad.iter().map(|test| test.equal).fold(f64::INFINITY, f64::min);
-        let good = good.iter().filter(|test| Some(test.tokens) == longest && test.equal < least_bad);
-        let good = good.map(|test| test.equal).reduce(f64::max);
-        good.filter(|_| pooling == Pooling::Mean)
-    }
-
-    /// Keeps what a setting makes of each window of a range, while memory lasts.
-    fn keep(
-        &mut self,
-        range: &Range,
-        records: &[Vec<WindowRecord>],
-        setting: Setting,
-        errors: &Errors,
-        tests: usize,
-    ) {
+    /// Keeps what settings make of each window of a range, while memory lasts.
+    fn keep(&mut self, range: &Range, records: &[Vec<WindowRecord>], chosen: &[&Trial]) {
         let mut shortest = range.shortest;
         for (number, &window) in range.windows.iter().enumerate() {
-            let fields = self.fields_of(records, number, setting);
-            let counts = (setting.recorded, tests);
-            let bin = self.bin((shortest, window), window, &fields, errors, counts);
-            let sums = if self.fields.running_sums().is_none() { fields.sketch.as_ref() } else { None };
-            let sums = sums.map_or(0, |sketch| sketch.sums().bytes());
-            if self.fields.bytes() + fields.bytes() + sums > self.budget.bytes {
-                tracing::warn!(
-                    tokens = window,
-                    budget = self.budget.bytes,
-                    "no memory for fast padding's far field"
-                );
-                break;
+            for Trial { setting, errors, .. } in chosen {
+                let fields = self.fields_of(records, number, *setting);
+                if self.fields.bytes_with(&fields) > self.budget.bytes {
+                    tracing::warn!(
+                        tokens = window,
+                        budget = self.budget.bytes,
+                        "no memory for fast padding's far field"
+                    );
+                    return;
+                }
+                self.add((shortest, window), &fields, errors, setting.recorded);
             }
-            let to = self.fields.prepared_to();
-            self.fields = Arc::new((*self.fields).clone().with_bins(to, [(bin, fields)]));
             shortest = window + 1;
         }
     }
 
-    fn bin(
-        &self,
-        (shortest, longest): (usize, usize),
-        window: usize,
-        fields: &Fields,
-        errors: &Errors,
-        (probes, tests): (usize, usize),
-    ) -> Bin {
-        let worst = |pooling: usize| errors.iter().map(|test| test.errors[pooling]).fold(0.0, f64::max);
-        Bin {
+    /// Adds a range of lengths that are computed with these fields.
+    fn add(&mut self, (shortest, longest): (usize, usize), fields: &Fields, errors: &Errors, probes: usize) {
+        let bin = Bin {
             shortest,
             longest,
-            window,
+            window: fields.far_field.window(),
             sketch: fields.rows(),
             probes,
-            tests,
-            errors: [0, 1, 2].map(worst),
-            most_equal: Pooling::ALL.map(|pooling| self.most_equal(errors, pooling)),
-        }
+            tests: errors.tests(),
+            errors: errors.largest(),
+            most_equal: Pooling::ALL.map(|pooling| errors.most_equal(pooling)),
+        };
+        let to = self.fields.prepared_to();
+        self.fields = Arc::new((*self.fields).clone().with_bins(to, [(bin, fields.clone())]));
     }
 
     /// Serves shorter texts whose own windows do not in the windows of a range, where those do.
@@ -429,20 +347,21 @@ impl Work<'_> {
             if of_range.window > WIDEST[0].min(WIDEST[1] * others.range.longest()) {
                 continue;
             }
-            if others.tests.is_empty() {
-                others.tests = self.tests(&others.range)?;
-                others.tests.push(self.mild_test(&others.range)?);
-            }
-            let mut errors = self.errors(&others.tests, &fields, of_range.window)?;
-            errors.iter_mut().for_each(|test| test.margin = test.margin.max(MARGIN_OTHERS));
-            let served = |pooling: &Pooling| self.most_equal(&errors, *pooling).is_some();
+            let tests = match others.tests.take() {
+                Some(tests) => tests,
+                None => {
+                    let mut tests = self.hard_tests(&others.range)?;
+                    self.add_mild_test(&others.range, &mut tests, &mut [])?;
+                    tests
+                }
+            };
+            let errors = self.errors(&tests, &fields, true)?;
+            others.tests = Some(tests);
+            let served = |pooling: &Pooling| errors.most_equal(*pooling).is_some();
             if others.poolings.iter().any(served) {
                 let lengths = (others.range.shortest, others.range.longest());
-                let counts = (of_range.probes, others.tests.len());
-                let bin = self.bin(lengths, of_range.window, &fields, &errors, counts);
+                self.add(lengths, &fields, &errors, of_range.probes);
                 others.poolings.retain(|pooling| !served(pooling));
-                let to = self.fields.prepared_to();
-                self.fields = Arc::new((*self.fields).clone().with_bins(to, [(bin, fields.clone())]));
             }
         }
         unserved.retain(|others| !others.poolings.is_empty());
@@ -456,4 +375,25 @@ impl Work<'_> {
         let progress = self.progress();
         (self.report)(progress, Some(&self.fields));
     }
+}
+
+/// The number of the trial that serves most texts, and of those the cheapest.
+fn best(trials: &[Trial]) -> Option<usize> {
+    let mut best = (None, 0.0);
+    for (number, trial) in trials.iter().enumerate() {
+        if trial.errors.reach() > best.1 {
+            best = (Some(number), trial.errors.reach());
+        }
+    }
+    best.0
+}
+
+/// The number of the cheapest trial that serves texts that repeat themselves little, for mean pooling; `None` where it is hardly
+/// cheaper than one with `rows` rows.
+fn cheaper(trials: &[Trial], window: usize, rows: usize) -> Option<usize> {
+    let serving =
+        trials.iter().enumerate().filter(|(_, trial)| trial.errors.most_equal(Pooling::Mean).is_some());
+    let (cheapest, trial) = serving.min_by_key(|(_, trial)| trial.fields.rows())?;
+    let is_cheaper = (window + trial.fields.rows()) as f64 <= CHEAPER * (window + rows) as f64;
+    is_cheaper.then_some(cheapest)
 }

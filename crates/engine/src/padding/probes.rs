@@ -23,19 +23,11 @@ enum Kind {
     Random,
 }
 
-/// Kinds in the order of the probes' numbers, and the share of tokens that are one and the same: few texts are
-/// without words of their own that return.
-const KINDS: [(Kind, f64); 6] = [
-    (Kind::Prose, 0.0),
-    (Kind::Random, 0.0),
-    (Kind::Code, 0.0),
-    (Kind::Prose, 0.2),
-    (Kind::Prose, 0.0),
-    (Kind::Random, 0.3),
-];
+/// Kinds of the recorded texts, in the order of their numbers.
+const RECORDED: [Kind; 3] = [Kind::Prose, Kind::Random, Kind::Code];
 
-/// The same of the tests.
-const TESTS: [(Kind, f64); 3] = [(Kind::Prose, 0.45), (Kind::Code, 0.0), (Kind::Random, 0.0)];
+/// The share of a mild test's tokens that are one and the same. An eighth of its pairs are equal then, as in hardly any prose.
+const MILD: f64 = 0.35;
 
 impl Probes {
     /// Probes for a model of that vocabulary, whose texts `tokenizer` encodes.
@@ -55,22 +47,20 @@ impl Probes {
         Self { vocabulary, ends: if known { ends } else { [0, 0] }, lines }
     }
 
-    /// The token ids of probe text `number`, `tokens` (at least two) of them.
-    pub fn text(&self, number: usize, tokens: usize) -> Vec<u32> {
-        let (kind, repeated) = KINDS[number % KINDS.len()];
-        self.make(number, tokens, kind, repeated)
-    }
-
-    /// The token ids of a text for a recorded pass: one that repeats itself no more than its kind does, so that it is near to most.
+    /// The token ids of recorded text `number`, `tokens` (at least two) of them: it repeats itself no more than its kind does, so that
+    /// it is near to most.
     pub fn recorded(&self, number: usize, tokens: usize) -> Vec<u32> {
-        self.make(number, tokens, KINDS[number % 3].0, 0.0)
+        self.make(number, tokens, RECORDED[number % RECORDED.len()], 0.0)
     }
 
-    /// The token ids of a text of other words, half of which are one and the same, or all different: a test of what was measured
-    /// with probe texts.
-    pub fn test(&self, number: usize, tokens: usize) -> Vec<u32> {
-        let (kind, repeated) = TESTS[number % TESTS.len()];
-        self.make(number + 1_000_000, tokens, kind, repeated)
+    /// The token ids of a text of other words than the recorded ones, that repeats itself as much as prose does at the most.
+    pub fn mild_test(&self, tokens: usize) -> Vec<u32> {
+        self.make(1_000_000, tokens, Kind::Random, MILD)
+    }
+
+    /// The token ids of the text that repeats itself most: of one word.
+    pub fn hard_test(&self, tokens: usize) -> Vec<u32> {
+        self.make(1_000_001, tokens, Kind::Prose, 1.0)
     }
 
     /// `tokens` tokens of a kind, of which the share `repeated` are one and the same.
@@ -93,11 +83,14 @@ impl Probes {
                 count => ids.extend(&lines[choose(draw, count)]),
             }
         }
-        if let Some(&again) = ids.get(1) {
-            let places = ids.iter_mut().zip(draws("probe.repeated")).skip(1);
-            places.filter(|(_, draw)| share(*draw) < repeated).for_each(|(id, _)| *id = again);
-        }
         ids.resize(tokens.max(2) - 1, self.ends[1]);
+        let inside = &mut ids[1..];
+        if let Some(&again) = inside.first() {
+            let count = (inside.len() as f64 * repeated).round() as usize;
+            let mut places: Vec<_> = (0..inside.len()).zip(draws("probe.repeated")).collect();
+            places.sort_by(|(_, a), (_, b)| a.total_cmp(b));
+            places[..count].iter().for_each(|&(place, _)| inside[place] = again);
+        }
         ids.push(self.ends[1]);
         ids
     }
@@ -105,21 +98,35 @@ impl Probes {
 
 #[cfg(test)]
 mod tests {
+    use super::super::equal_pairs;
     use super::*;
 
     #[test]
     fn probes_have_their_length_and_differ() {
         let probes = Probes::new(&Tokenizer::bert_base_uncased(), 30_528);
         for tokens in [2, 3, 17, 300] {
-            let texts: Vec<_> = (0..8).map(|number| probes.text(number, tokens)).collect();
+            let mut texts: Vec<_> = (0..8).map(|number| probes.recorded(number, tokens)).collect();
+            texts.extend([probes.mild_test(tokens), probes.hard_test(tokens)]);
             for ids in &texts {
                 assert_eq!((ids.len(), ids[0], ids[tokens - 1]), (tokens, 101, 102));
                 assert!(ids.iter().all(|&id| id < 30_528));
             }
             assert!(tokens < 17 || texts.iter().enumerate().all(|(i, text)| !texts[..i].contains(text)));
-            assert_eq!(probes.text(3, tokens), texts[3]);
+            assert_eq!(probes.recorded(3, tokens), texts[3]);
         }
         let narrow = Probes::new(&Tokenizer::bert_base_uncased(), 50);
-        assert!(narrow.text(0, 40).iter().all(|&id| id < 50));
+        assert!(narrow.recorded(0, 40).iter().all(|&id| id < 50));
+    }
+
+    #[test]
+    fn tests_repeat_themselves_as_they_should() {
+        let probes = Probes::new(&Tokenizer::bert_base_uncased(), 30_528);
+        let hard = probes.hard_test(300);
+        assert!(hard[1..299].iter().all(|&id| id == hard[1]) && hard[1] > 999, "{hard:?}");
+        for tokens in [16, 300, 5000] {
+            let equal = equal_pairs(&probes.mild_test(tokens));
+            assert!((0.08..0.15).contains(&equal), "{tokens}: {equal}");
+        }
+        assert!(equal_pairs(&probes.recorded(0, 300)) < 0.05);
     }
 }

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use danaus_kernels::Knots;
-
-use super::far_field::knots;
+use super::far_field::Knots;
 use super::sketch::constants;
 use super::{Cells, FarField, RunningSums, Sketch};
 
@@ -104,7 +102,7 @@ impl WindowRecord {
     /// A record of a window of a model with so many layers and channels, of its far field at knots `step` positions apart, and of
     /// these ways to divide the padding behind it.
     pub fn new(window: usize, step: usize, cells: Vec<Cells>, (layers, width): (usize, usize)) -> Self {
-        let knots = knots(window, step);
+        let knots = Knots { window, step };
         let inside = cells.first().map_or(0, Cells::inside);
         let recording = |rows| Recording::new(layers, rows, width);
         let cells = cells.into_iter().map(|cells| {
@@ -117,7 +115,7 @@ impl WindowRecord {
 
     /// Positions of the window.
     pub fn window(&self) -> usize {
-        (self.knots.last + 1) as usize
+        self.knots.window
     }
 
     /// The far field and the sketch that are right for what was recorded: with that number of the ways to divide the padding, or

@@ -13,19 +13,20 @@ use super::values::Values;
 ///
 /// Row `zero + x` has the sum of all taps up to the distance of x steps, averaged over the positions of a step around it, so that what
 /// a filter does from one position to the next counts as little as it does on average. Row `zero` has the sum of all taps before
-/// distance 0. Sums are 16-bit integers with a scale for each channel.
+/// distance 0. Sums are 16-bit integers with a scale for each channel, and lie together by [`CHUNK`](Self::CHUNK) channels, since a pass
+/// reads all of a chunk's at once.
 #[derive(Debug, Clone)]
 pub struct RunningSums {
     max_tokens: usize,
     layers: usize,
     width: usize,
-    /// `[layer, branch, rows, H]`
+    /// `[layer, branch, chunk, rows, n]`
     sums: Values<i16>,
     /// What the integers count: `[layer, branch, H]`.
     scales: Values<f32>,
 }
 
-/// The running sums of some channels of a layer's branch.
+/// The running sums of a chunk of a layer's branch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BranchSums<'a> {
     /// `[rows, n]`
@@ -37,6 +38,9 @@ pub(crate) struct BranchSums<'a> {
 }
 
 impl RunningSums {
+    /// Channels whose sums lie together; the last chunk may have fewer.
+    pub(crate) const CHUNK: usize = 48;
+
     /// Those of a model of `max_tokens` positions and H channels.
     ///
     /// # Panics
@@ -92,8 +96,14 @@ impl RunningSums {
     }
 
     /// The shape of the integers' tensor.
-    pub(super) fn tensor_shape(&self) -> [usize; 4] {
-        [self.layers, 2, Self::rows(self.max_tokens), self.width]
+    pub(super) fn tensor_shape(&self) -> [usize; 3] {
+        [self.layers, 2, Self::rows(self.max_tokens) * self.width]
+    }
+
+    /// The channels of each chunk.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = Range<usize>> {
+        let width = self.width;
+        (0..width).step_by(Self::CHUNK).map(move |start| start..(start + Self::CHUNK).min(width))
     }
 
     /// Memory, in bytes.
@@ -101,13 +111,13 @@ impl RunningSums {
         size_of_val(self.sums.get()) + size_of_val(self.scales.get())
     }
 
-    /// Some channels of a branch.
+    /// The chunk of a branch that has these channels.
     pub(crate) fn branch(&self, layer: usize, branch: usize, channels: Range<usize>) -> BranchSums<'_> {
         let (index, rows) = (2 * layer + branch, Self::rows(self.max_tokens));
-        let sums = &self.sums.get()[index * rows * self.width..][..rows * self.width];
+        let sums = &self.sums.get()[rows * (index * self.width + channels.start)..][..rows * channels.len()];
         let scales = &self.scales.get()[index * self.width..][..self.width];
         BranchSums {
-            sums: Matrix::new(sums, self.width).columns(channels.start, channels.len()),
+            sums: Matrix::new(sums, channels.len()),
             zero: Self::zero(self.max_tokens),
             scales: &scales[channels],
         }

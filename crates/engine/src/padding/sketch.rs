@@ -9,7 +9,7 @@ use std::sync::Arc;
 use danaus_kernels::{Matrix, MatrixMut, convolve_cells};
 use danaus_simd::{Isa, MappedFile};
 
-use super::far_field::{add_at, coarsest};
+use super::far_field::{Knots, add_at, coarsest, energy};
 use super::record::{Place, WindowRecord};
 use super::running_sums::{BranchSums, RunningSums};
 use super::values::{Values, quantize, restore};
@@ -81,8 +81,9 @@ pub(super) fn constants(
     record: &WindowRecord,
     index: Option<usize>,
 ) -> (FarField, Option<Sketch>) {
+    let energy = energy(&record.far, record.knots);
     let Some((cells, samples)) = index.map(|index| &record.cells[index]) else {
-        return (coarsest(&record.far, record.knots), None);
+        return (coarsest(&record.far, record.knots, energy), None);
     };
     let (isa, (layers, width)) = (Isa::best(), sums.shape());
     let mut far = record.far.clone();
@@ -92,17 +93,23 @@ pub(super) fn constants(
             let rows = place.rows(cells.rows());
             &samples.layer(layer)[rows.start * width..rows.end * width]
         };
-        let inside = cells.inside() * width;
         (0..3).for_each(|part| quantize(rows(Place::Departures(part)), width, &mut values, &mut scales));
         for branch in 0..2 {
-            let branch_sums = sums.branch(layer, branch, 0..width);
-            let means = &record.means.layer(layer)[branch * inside..][..inside];
+            let means =
+                &record.means.layer(layer)[branch * cells.inside() * width..][..cells.inside() * width];
             let states = [means, rows(Place::States(branch))].concat();
-            let [at_samples, at_knots] = convolve(isa, cells, branch_sums, &states);
-            let results = rows(Place::Results(branch)).iter().zip(&at_samples);
-            let results: Vec<_> = results.map(|(result, sum)| result - sum).collect();
+            let mut results = rows(Place::Results(branch)).to_vec();
+            for channels in sums.chunks() {
+                let states = Matrix::new(&states, width).columns(channels.start, channels.len()).to_vec();
+                let branch_sums = sums.branch(layer, branch, channels.clone());
+                let [at_samples, at_knots] = convolve(isa, cells, branch_sums, &states);
+                for (row, sums) in at_samples.chunks_exact(channels.len()).enumerate() {
+                    let results = &mut results[row * width..][channels.clone()];
+                    results.iter_mut().zip(sums).for_each(|(result, sum)| *result -= sum);
+                }
+                subtract(isa, far.layer_mut(layer), (branch, channels), record.knots, (cells, &at_knots));
+            }
             quantize(&results, width, &mut values, &mut scales);
-            subtract(isa, far.layer_mut(layer), branch, record, (cells, &at_knots));
         }
     }
     let sketch = Sketch {
@@ -111,24 +118,24 @@ pub(super) fn constants(
         values: Values::Computed(values.into()),
         scales: Values::Computed(scales.into()),
     };
-    (coarsest(&far, record.knots), Some(sketch))
+    (coarsest(&far, record.knots, energy), Some(sketch))
 }
 
-/// Takes what a sketch adds by itself, at its knots, from a branch of a layer's recorded far field.
+/// Takes what a sketch adds by itself, at its knots `[K, n]`, from some channels of a branch of a layer's recorded far field.
 fn subtract(
     isa: Isa,
     layer: &mut [f32],
-    branch: usize,
-    record: &WindowRecord,
+    (branch, channels): (usize, Range<usize>),
+    knots: Knots,
     (cells, at_knots): (&Cells, &[f32]),
 ) {
-    let knots = record.knots;
     let width = layer.len() / (2 * knots.count());
     let rows = layer[branch * knots.count() * width..][..knots.count() * width].chunks_exact_mut(width);
+    let at_knots = Matrix::new(at_knots, channels.len());
     for (knot, row) in rows.enumerate() {
-        let mut added = vec![0.0; width];
-        add_at(isa, &mut added, knots.position(knot), cells.knots(), Matrix::new(at_knots, width));
-        row.iter_mut().zip(added).for_each(|(far, added)| *far -= added);
+        let mut added = vec![0.0; channels.len()];
+        add_at(isa, &mut added, knots.position(knot), cells.knots(), at_knots);
+        row[channels.clone()].iter_mut().zip(added).for_each(|(far, added)| *far -= added);
     }
 }
 

@@ -12,12 +12,12 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::far_field::knots;
+use super::far_field::Knots;
 use super::plan::Fields;
 use super::{Bin, Cells, FarField, FarFields, RunningSums, Sketch};
 
 /// Changes when files of before would be misread, or far fields are measured in another way.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 
 /// The metadata's key. Its value is a SHA-256 in hexadecimal, a space, and what the file says of itself, of which and of the
 /// tensors that is the digest.
@@ -248,8 +248,8 @@ fn tensors<'a>(far_fields: &'a FarFields, fields: &[&'a Fields]) -> Vec<Tensor<'
     let (mut tensors, mut halves, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
     if let Some(sums) = far_fields.running_sums() {
         let (values, scales) = sums.values();
-        let [layers, branches, _, width] = sums.tensor_shape();
-        tensors.push(tensor(SUM_SCALES.to_owned(), Dtype::F32, &[layers, branches, width], scales));
+        let (layers, width) = sums.shape();
+        tensors.push(tensor(SUM_SCALES.to_owned(), Dtype::F32, &[layers, 2, width], scales));
         halves.push(tensor(SUMS.to_owned(), Dtype::I16, &sums.tensor_shape(), values));
     }
     for (index, fields) in fields.iter().enumerate() {
@@ -324,7 +324,7 @@ impl Tensors<'_> {
     fn fields(&self, stored: &StoredBin, sums: Option<&Arc<RunningSums>>) -> Result<Fields, String> {
         let Header { max_tokens, layers, width, .. } = *self.header;
         let StoredBin { ref bin, fields: index, step, rows } = *stored;
-        let knots = knots(bin.window, step);
+        let knots = Knots { window: bin.window, step };
         let scales = self.read(&far_field_scales_name(index), Some)?;
         let far_field = self.read(&far_field_name(index), |values| {
             FarField::mapped(knots, (layers, width), self.file, [values, scales])

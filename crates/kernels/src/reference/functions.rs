@@ -98,16 +98,15 @@ pub fn add_interpolated(
     out.iter().enumerate().map(|(index, out)| out + value(index) * gate(index)).collect()
 }
 
-/// Means of the rows of x `[tokens, C]` in cells of `size` rows, the last of which ends where x does: `[cells, C]`. Before x are zeros.
-pub fn cell_means(x: &[f64], size: usize, channels: usize) -> Vec<f64> {
-    let rows = x.len() / channels;
-    let cells = rows.div_ceil(size);
-    let mean = |cell: usize, channel: usize| {
-        let end = rows - (cells - 1 - cell) * size;
-        let sum: f64 = (end.saturating_sub(size)..end).map(|row| x[row * channels + channel]).sum();
-        sum / size as f64
+/// Means of the rows of x `[tokens, C]` from each edge to the next: `[cells, C]`. Before x are zeros.
+pub fn cell_means(x: &[f64], edges: &[isize], channels: usize) -> Vec<f64> {
+    let row =
+        |row: isize, channel: usize| usize::try_from(row).map_or(0.0, |row| x[row * channels + channel]);
+    let mean = |cell: &[isize], channel: usize| {
+        let sum: f64 = (cell[0]..cell[1]).map(|position| row(position, channel)).sum();
+        sum / (cell[1] - cell[0]) as f64
     };
-    (0..cells).flat_map(|cell| (0..channels).map(move |channel| mean(cell, channel))).collect()
+    edges.windows(2).flat_map(|cell| (0..channels).map(move |channel| mean(cell, channel))).collect()
 }
 
 /// What a sequence adds to a long convolution at position `target`, channel by channel, that has `states` `[cells, C]` from each of

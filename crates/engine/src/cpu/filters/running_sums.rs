@@ -7,6 +7,8 @@ use crate::cpu::team::map;
 use crate::cpu::weights::CHUNK;
 use crate::padding::RunningSums;
 
+const _: () = assert!(CHUNK == RunningSums::CHUNK, "a task needs a chunk's sums");
+
 /// Those of a chunk of n channels: integers `[rows, n]`, and what they count `[n]`.
 type Chunk = (Vec<i16>, Vec<f32>);
 
@@ -29,11 +31,9 @@ impl FilterBank {
                     let taps = taps.each_ref().map(|taps| Matrix::new(taps, channels.len()));
                     quantize(&averages(taps, &generator.skip[channels.clone()], length), channels.len())
                 });
-                scales.extend(chunks.iter().flat_map(|(_, scales)| scales));
-                for row in 0..RunningSums::distances(length).count() {
-                    for (sums_of_chunk, scales) in &chunks {
-                        sums.extend(&sums_of_chunk[row * scales.len()..][..scales.len()]);
-                    }
+                for (sums_of_chunk, scales_of_chunk) in chunks {
+                    sums.extend(sums_of_chunk);
+                    scales.extend(scales_of_chunk);
                 }
             }
         }

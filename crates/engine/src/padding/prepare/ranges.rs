@@ -76,24 +76,15 @@ impl Range {
     fn new(shortest: usize, windows: Vec<usize>) -> Self {
         let longest = windows[windows.len() - 1];
         // Many windows take memory for each number of rows.
-        let rows = if windows.len() > 1 { ROWS[1..3].to_vec() } else { ROWS.to_vec() };
-        let tests =
-            if shortest == 2 { vec![longest, 5.min(longest), longest.div_ceil(2)] } else { vec![longest] };
+        let rows = if windows.len() > 1 { vec![ROWS[2], ROWS[4], ROWS[5]] } else { ROWS.to_vec() };
+        let tests = if shortest == 2 { vec![longest, 5.min(longest)] } else { vec![longest] };
         Self { shortest, windows, rows, tests }
     }
 
-    /// The numbers of the rows that are tried with the mean of so many recorded passes; `None` for no sketch. A second pass is better than
-    /// many rows.
-    pub fn tried(&self, recorded: usize) -> impl Iterator<Item = Option<usize>> {
-        let most = match self.longest() {
-            _ if recorded > 1 => usize::MAX,
-            ..=64 => 64,
-            65..LONG => 96,
-            _ => usize::MAX,
-        };
+    /// The numbers of the rows that are tried; `None` for no sketch.
+    pub fn tried(&self) -> impl Iterator<Item = Option<usize>> {
         let none = (self.longest() <= EVERYWHERE).then_some(None);
-        let some = self.rows.iter().enumerate().filter(move |&(_, &rows)| rows <= most);
-        none.into_iter().chain(some.map(|(number, _)| Some(number)))
+        none.into_iter().chain((0..self.rows.len()).map(Some))
     }
 
     /// The numbers of recorded passes whose mean is tried, fewest first. Long texts gain nothing by more than two.
