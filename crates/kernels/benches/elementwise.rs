@@ -98,6 +98,7 @@ fn cells(bencher: Bencher<'_, '_>, tokens: isize) {
     let channels = CHUNK / 3;
     // The sums of all of a model's chunks, which no cache holds.
     let chunks = 2 * 12 * HIDDEN / channels;
+    let rows: Vec<_> = (0..2049).collect();
     let sums: Vec<i16> = values(2049 * channels).iter().map(|x| (x * 3e4) as i16).collect();
     let sums = sums.repeat(chunks);
     let mut chunk = 0;
@@ -110,6 +111,6 @@ fn cells(bencher: Bencher<'_, '_>, tokens: isize) {
         let jumps = Matrix::new(&jumps, channels);
         let sums = Matrix::new(&sums, channels).slice(2049 * chunk..2049 * (chunk + 1));
         chunk = (chunk + 1) % chunks;
-        convolve_cells(Isa::best(), out, (sums, 1024), (&targets, &edges), jumps);
+        convolve_cells(Isa::best(), out, (sums, &rows), (&targets, &edges), jumps);
     });
 }

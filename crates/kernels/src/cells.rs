@@ -19,21 +19,22 @@ pub fn cell_means(isa: Isa, x: Matrix<'_>, edges: &[isize], out: MatrixMut<'_>) 
     isa.run(Means { x, edges, out });
 }
 
-/// `out[a] += sum_e sums[zero + targets[a] - edges[e]] * jumps[e]`, channel by channel: `out` `[A, C]`, `jumps` `[E, C]`.
-/// Jumps are taken to be multiplied by what the integers in `sums` `[distances, C]` count.
+/// `out[a] += sum_e P[targets[a] - edges[e]] * jumps[e]`, channel by channel: `out` `[A, C]`, `jumps` `[E, C]`. `P[x]` is the row of
+/// `sums` `[R, C]` that `rows` names for x: it has an odd number of them, the middle one for distance 0. Jumps are taken to be
+/// multiplied by what the integers in `sums` count.
 ///
 /// # Panics
 /// Where the shapes disagree, or there are no such sums.
 pub fn convolve_cells(
     isa: Isa,
     out: MatrixMut<'_>,
-    (sums, zero): (Matrix<'_, i16>, usize),
+    (sums, rows): (Matrix<'_, i16>, &[u32]),
     (targets, edges): (&[isize], &[isize]),
     jumps: Matrix<'_>,
 ) {
     assert!(out.rows() == targets.len() && jumps.rows() == edges.len(), "a row for each target and edge");
     assert!(sums.cols() == out.cols() && jumps.cols() == out.cols(), "channels");
-    isa.run(Convolve { out, sums, zero, targets, edges, jumps });
+    isa.run(Convolve { out, sums, rows, targets, edges, jumps });
 }
 
 struct Means<'a> {
@@ -61,7 +62,7 @@ impl Vectorized for Means<'_> {
 struct Convolve<'a> {
     out: MatrixMut<'a>,
     sums: Matrix<'a, i16>,
-    zero: usize,
+    rows: &'a [u32],
     targets: &'a [isize],
     edges: &'a [isize],
     jumps: Matrix<'a>,
@@ -79,12 +80,26 @@ impl Vectorized for Convolve<'_> {
     fn run<S: Simd>(mut self, simd: S) {
         let targets = self.out.rows();
         let whole = targets - targets % TARGETS;
+        if targets > 0 {
+            self.prefetch(simd);
+        }
         (0..whole).step_by(TARGETS).for_each(|target| self.sums_of::<S, TARGETS>(simd, target));
         (whole..targets).for_each(|target| self.sums_of::<S, 1>(simd, target));
     }
 }
 
 impl Convolve<'_> {
+    /// Asks for all sums, in order: nearly all are read once or twice, in an order that the processor does not foresee, and no cache
+    /// holds those of a whole model.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, simd: S) {
+        for row in 0..self.sums.rows() {
+            let row = self.sums.row(row);
+            simd.prefetch(row.as_ptr().cast());
+            simd.prefetch(row[row.len() / 2..].as_ptr().cast());
+        }
+    }
+
     /// Adds what all edges do to `T` targets.
     #[inline(always)]
     fn sums_of<S: Simd, const T: usize>(&mut self, simd: S, target: usize) {
@@ -104,10 +119,11 @@ impl Convolve<'_> {
         for (index, results) in results.iter_mut().enumerate() {
             results.copy_from_slice(&self.out.view().row(target + index)[start..start + N]);
         }
+        let zero = self.rows.len() as isize / 2;
         for (source, &edge) in self.edges.iter().enumerate() {
             let jump: &[f32; N] = strip(self.jumps.row(source), start);
             for (index, results) in results.iter_mut().enumerate() {
-                let row = self.zero as isize + self.targets[target + index] - edge;
+                let row = self.rows[(zero + self.targets[target + index] - edge) as usize];
                 let sums: &[i16; N] = strip(self.sums.row(row as usize), start);
                 for channel in 0..N {
                     let sum = f32::from(sums[channel]);

@@ -98,12 +98,14 @@ proptest! {
         let tap = |distance: isize, channel: usize| {
             f64::from(taps[(ZERO as isize + distance) as usize * channels + channel])
         };
+        // The sums of each distance are in a row of their own, in another order.
+        let rows: Vec<u32> = (0..=2 * ZERO as u32).rev().collect();
         let mut sums = vec![0i16; taps.len()];
         for channel in 0..channels {
             let mut sum = 0.0;
-            for row in 0..=2 * ZERO {
-                sum += taps[row * channels + channel] / unit;
-                sums[row * channels + channel] = sum as i16;
+            for (taps, &row) in taps.chunks_exact(channels).zip(&rows) {
+                sum += taps[channel] / unit;
+                sums[row as usize * channels + channel] = sum as i16;
             }
         }
         let states = values(seed ^ 1, sizes.len() * channels);
@@ -121,7 +123,7 @@ proptest! {
         let (wide_sums, wide_jumps) = (widely(&sums, channels, shift, i16::MAX), widely(&jumps, channels, shift, f32::NAN));
         for isa in Isa::available() {
             let sum = in_a_view(&out, channels, shift, |out| {
-                let sums = (view(&wide_sums, shift, channels), ZERO);
+                let sums = (view(&wide_sums, shift, channels), &rows[..]);
                 convolve_cells(isa, out, sums, (&targets, &edges), view(&wide_jumps, shift, channels));
             });
             assert_close(&sum, &expected, 1e-4, isa.name());
@@ -200,15 +202,16 @@ fn other_shapes_are_refused() {
     assert!(!refused(&|| add(3, &x[..9], &x)) && !refused(&|| add(4, &x[..9], &x)));
     assert!(refused(&|| add(3, &x[..6], &x)) && refused(&|| add(2, &x[..9], &x)));
     assert!(refused(&|| add(3, &x[..9], &x[..9])));
-    let convolve = |zero, cols, edges: &[isize]| {
+    let convolve = |rows: &[u32], cols, edges: &[isize]| {
         let mut out = [0.0; 6];
-        let sums = (Matrix::new(&[0; 9], 3), zero);
+        let sums = (Matrix::new(&[0; 9], 3), rows);
         let jumps = Matrix::new(&x[..6], 3);
         convolve_cells(isa, MatrixMut::new(&mut out, cols), sums, (&[0, 1], edges), jumps);
     };
-    assert!(!refused(&|| convolve(1, 3, &[0, 1])));
-    assert!(refused(&|| convolve(0, 3, &[0, 1])) && refused(&|| convolve(2, 3, &[0, 1])));
-    assert!(refused(&|| convolve(1, 2, &[0, 1])) && refused(&|| convolve(1, 3, &[0])));
+    let rows = [0, 1, 2];
+    assert!(!refused(&|| convolve(&rows, 3, &[0, 1])));
+    assert!(refused(&|| convolve(&[1], 3, &[0, 1])) && refused(&|| convolve(&[0, 1, 3], 3, &[0, 1])));
+    assert!(refused(&|| convolve(&rows, 2, &[0, 1])) && refused(&|| convolve(&rows, 3, &[0])));
 }
 
 /// The bits do not depend on the instruction set's width, only on whether it fuses.
@@ -227,7 +230,7 @@ fn sums_over_edges_are_in_order() {
         convolve_cells(
             isa,
             view.reborrow(),
-            (Matrix::new(&sums, width), 8),
+            (Matrix::new(&sums, width), &(0..17).collect::<Vec<_>>()),
             (&[1, 5], &edges),
             Matrix::new(&jumps, width),
         );

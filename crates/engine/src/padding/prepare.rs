@@ -165,7 +165,7 @@ impl Work<'_> {
 
     /// The tests of a range that repeat themselves much.
     fn hard_tests(&mut self, range: &Range) -> Result<Tests, EngineError> {
-        let tests = range.tests.iter().map(|&tokens| self.probe(self.probes.hard_test(tokens), &mut []));
+        let tests = range.hard_tests.iter().map(|&tokens| self.probe(self.probes.hard_test(tokens), &mut []));
         Ok(Tests { hard: tests.collect::<Result<_, _>>()?, mild: None })
     }
 
@@ -177,7 +177,7 @@ impl Work<'_> {
         trials: &mut [Trial],
     ) -> Result<(), EngineError> {
         if tests.mild.is_none() {
-            let mild = self.probe(self.probes.mild_test(range.longest()), &mut [])?;
+            let mild = self.probe(self.probes.mild_test(range.mild_test), &mut [])?;
             for trial in trials {
                 trial.errors.mild = Some(self.measured(&mild, &trial.fields, false)?);
             }

@@ -41,7 +41,7 @@ impl FilterBank {
     }
 }
 
-/// For each of [`RunningSums::distances`], the sum of the taps up to a distance, averaged: `[rows, n]`. `taps` are forward and reverse
+/// For each of [`RunningSums::averaged`], the sum of the taps up to a distance, averaged: `[rows, n]`. `taps` are forward and reverse
 /// `[positions, n]`, `skip` is `[n]`; the model has `length` positions.
 fn averages(taps: [Matrix<'_>; 2], skip: &[f32], length: usize) -> Vec<f64> {
     let length = length as isize;
@@ -49,7 +49,7 @@ fn averages(taps: [Matrix<'_>; 2], skip: &[f32], length: usize) -> Vec<f64> {
     let mut sum = vec![0.0f64; skip.len()];
     // The distance up to which all taps are in the sum.
     let mut reached = -length;
-    for distances in RunningSums::distances(length as usize) {
+    for distances in RunningSums::averaged(length as usize) {
         let mut average = vec![0.0; skip.len()];
         for distance in distances.clone() {
             while reached < distance.min(length - 1) {

@@ -29,8 +29,10 @@ pub(super) struct Range {
     pub windows: Vec<usize>,
     /// Rows of sketches that are tried.
     pub rows: Vec<usize>,
-    /// Lengths of the texts that errors are measured with.
-    pub tests: Vec<usize>,
+    /// Lengths of the texts that repeat themselves most, with which errors are measured, the longest first.
+    pub hard_tests: Vec<usize>,
+    /// The length of the text that repeats itself little.
+    pub mild_test: usize,
 }
 
 /// The windows of a model, the longest of half its length. With a sketch, a text of n tokens has at most about 1.45 n rows from 256 tokens
@@ -77,8 +79,13 @@ impl Range {
         let longest = windows[windows.len() - 1];
         // Many windows take memory for each number of rows.
         let rows = if windows.len() > 1 { vec![ROWS[2], ROWS[4], ROWS[5]] } else { ROWS.to_vec() };
-        let tests = if shortest == 2 { vec![longest, 5.min(longest)] } else { vec![longest] };
-        Self { shortest, windows, rows, tests }
+        // The recorded text is in the middle, so both ends are tested: the longest text, and the shortest one where that is far from it.
+        let (hard_tests, mild_test) = match windows.len() {
+            1 if shortest == 2 => (vec![longest, 5.min(longest)], longest),
+            1 => (vec![longest], shortest),
+            _ => (vec![longest], longest),
+        };
+        Self { shortest, windows, rows, hard_tests, mild_test }
     }
 
     /// The numbers of the rows that are tried; `None` for no sketch.
@@ -100,15 +107,19 @@ impl Range {
 
     /// Exact passes that it takes at least.
     pub fn passes(&self) -> usize {
-        1 + self.tests.len()
+        1 + self.hard_tests.len()
     }
 
     /// The text of the recorded pass of that number, and the windows that it is recorded of: those that hold it.
     pub fn recorded(&self, number: usize, probes: &Probes) -> (Vec<u32>, &[usize]) {
         let (first, width) = (self.windows[0], self.windows[0] - self.shortest.min(self.windows[0]));
-        // In the middle of the range first, then further and further out.
-        let share = [0.7, 0.3, 0.9, 0.5, 0.1, 1.0][number % 6];
-        let tokens = first - ((1.0 - share) * width as f64) as usize;
+        // In the middle first, then further and further out. The middle of several windows is not in the first one.
+        let shares = if self.windows.len() > 1 {
+            [1.0, 0.6, 0.8, 0.4, 0.2, 0.9]
+        } else {
+            [0.5, 0.8, 0.2, 0.65, 0.35, 0.95]
+        };
+        let tokens = first - ((1.0 - shares[number % 6]) * width as f64) as usize;
         (probes.recorded(number + 6 * first, tokens.max(2)), &self.windows)
     }
 }
