@@ -146,7 +146,7 @@ pub struct FastArgs {
     #[arg(long, env = "DANAUS_PADDING_CACHE", value_name = "DIR")]
     pub padding_cache: Option<PathBuf>,
     /// What was prepared for fast padding: a file that danaus prepare --out made, or a folder with such files [default: one next to the
-    /// model, else in the padding cache]
+    /// model, in its folder or its hub repository, else in the padding cache]
     ///
     /// It is used where it is of this model, dtype and --padding-error, whatever made it.
     #[arg(long, env = "DANAUS_PADDING_FILE", value_name = "PATH")]

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use danaus_engine::padding::{Budget, FarFields, Preparation, Probes, Progress, Store, StoreError, prepare};
 use danaus_engine::{Backend, EngineError, Padding};
-use danaus_model::{LoadError, LoadOptions, LoadedModel, ModelSource, Tokenizer};
+use danaus_model::{LoadError, LoadOptions, LoadedModel, ModelSource, Tokenizer, hub};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::ComputeArgs;
 use crate::setup;
 
-/// Where what is prepared for a model lies: what `--padding-file` names, or a file in the model's own folder, or in the cache.
+/// Where what is prepared for a model lies: what `--padding-file` names, or a file next to the model, or in the cache.
 pub fn store(
     compute: &ComputeArgs,
     options: &LoadOptions,
@@ -28,13 +28,22 @@ pub fn store(
     if let Some(path) = &compute.fast.padding_file {
         return if path.is_dir() { in_folder(path) } else { Store::file(path, &digest, dtype, error) };
     }
-    if let ModelSource::Folder(folder) = &options.source {
-        let beside = in_folder(folder);
-        if beside.path().exists() {
-            return beside;
+    let cache = || in_folder(&compute.cache_dir(&options.hub));
+    match &options.source {
+        ModelSource::Folder(folder) => {
+            let beside = in_folder(folder);
+            if beside.path().exists() { beside } else { cache() }
         }
+        ModelSource::Hub(id) => {
+            let snapshot = hub::cached(id, options.revision.as_deref(), &options.hub).ok().flatten();
+            let beside = snapshot.and_then(|snapshot| Some(in_folder(snapshot.config.parent()?)));
+            // The hub's cache is not ours to write to, so what came from there has to be whole.
+            let whole =
+                |store: &Store| store.path().exists() && store.read().is_ok_and(|plan| plan.is_complete());
+            beside.filter(whole).unwrap_or_else(cache)
+        }
+        _ => cache(),
     }
-    in_folder(&compute.cache_dir(&options.hub))
 }
 
 /// What must be known of embedding without padding, wherever it is an alternative.

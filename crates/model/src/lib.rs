@@ -25,7 +25,7 @@ pub use config::{ConfigError, ConfigFile, ModelConfig};
 pub use error::{CheckpointError, LoadError};
 pub use families::{FilterFamily, FilterFamilyError, Strength, StrengthError, SyntheticFilters};
 pub use hub::{HubError, HubOptions};
-pub use load::{load_checkpoint, load_folder, read_config};
+pub use load::{PADDING_FILES, load_checkpoint, load_folder, read_config};
 pub use source::{
     DEFAULT_MODEL, LoadOptions, ModelSource, ModelSourceError, SYNTHETIC_SEED, SyntheticSize, load,
     load_snapshot,

@@ -222,6 +222,14 @@ pub(crate) enum Choice {
     Ambiguous(Vec<String>),
 }
 
+/// How the names of files begin that hold what was prepared for fast padding. They end with `.safetensors`, and are no checkpoints.
+pub const PADDING_FILES: &str = "far-fields-";
+
+/// Whether a file's name says that it holds what was prepared for fast padding.
+pub(crate) fn is_padding_file(name: &str) -> bool {
+    name.starts_with(PADDING_FILES) && name.ends_with(".safetensors") && !name.contains(['/', '\\'])
+}
+
 /// Chooses the checkpoint among the files of a folder or a repository.
 pub(crate) fn choose_checkpoint(names: &[String]) -> Choice {
     if let Some(preferred) = PREFERRED.iter().find(|preferred| names.iter().any(|name| name == *preferred)) {
@@ -233,7 +241,8 @@ pub(crate) fn choose_checkpoint(names: &[String]) -> Choice {
         return Choice::Sharded(index.clone());
     }
     let is_candidate = |name: &&String| {
-        [".safetensors", ".bin", ".pt"].iter().any(|suffix| name.ends_with(suffix)) && !name.contains('/')
+        let suffixes = [".safetensors", ".bin", ".pt"];
+        suffixes.iter().any(|suffix| name.ends_with(suffix)) && !name.contains('/') && !is_padding_file(name)
     };
     let mut candidates: Vec<String> = names.iter().filter(is_candidate).cloned().collect();
     candidates.sort();

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::common::{bits, danaus, embed_lines, rows, run, run_with, run_within, small_model};
 use crate::fake_hub::{Always, Server as Hub};
+use crate::padding::{only_file, prepare};
 use crate::server::Server;
 
 const DEFAULT_MODEL: &str = "togethercomputer/m2-bert-80M-32k-retrieval";
@@ -145,6 +146,36 @@ fn download_then_serve_without_a_network() {
         let run = run_with(&mut without_network(&["embed"]), b"cached\n").exits(0);
         assert_eq!(rows(&run.stdout), embed_lines("", "cached\n"));
     }
+}
+
+/// What was prepared once lies next to the model on the hub, under the name that `danaus prepare --out FOLDER` gave it.
+#[test]
+fn what_is_prepared_comes_with_the_model() {
+    let (home, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut files = small_files();
+    prepare("", cache.path());
+    let prepared = only_file(cache.path());
+    let name = prepared.file_name().unwrap().to_str().unwrap().to_owned();
+    let contents = std::fs::read(&prepared).unwrap();
+    files.insert(name.clone(), contents.clone());
+    let hub = Hub::start(files);
+    let commit = hub.change(|hub| hub.revisions["main"].clone());
+    let embed = |cache: &Path| {
+        let mut command =
+            with_hub(&["embed", "--padding", "fast", "--model", ID], &hub.endpoint, home.path());
+        run_with(command.arg("--padding-cache").arg(cache), b"a text\n").exits(0)
+    };
+    let first = embed(&home.path().join("none"));
+    assert!(first.stderr.contains("fast padding is prepared"), "{}", first.stderr);
+    assert!(!home.path().join("none").exists());
+    // One that is cut short is not used, nor written to: what is in the cache is.
+    let file = home.path().join("hub/models--owner--model/snapshots").join(commit).join(&name);
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, &contents[..contents.len() / 2]).unwrap();
+    let second = embed(cache.path());
+    assert!(second.stderr.contains(&format!("file={}", prepared.display())), "{}", second.stderr);
+    assert_eq!(rows(&second.stdout), rows(&first.stdout));
+    assert_eq!(std::fs::read(&file).unwrap(), contents[..contents.len() / 2]);
 }
 
 #[test]

@@ -21,10 +21,6 @@ const RECORDED: [usize; 4] = [1, 2, 4, 6];
 /// Times an error that it must be with more recorded passes, for still more to be tried.
 const IMPROVED: f64 = 0.85;
 
-/// Parts of a range's longest text that a sketch's rows may be before it is looked for a cheaper setting for texts that repeat
-/// themselves little.
-const DEAR: usize = 3;
-
 /// Times the rows of the setting that serves all texts that a cheaper one may have at most.
 const CHEAPER: f64 = 0.93;
 
@@ -84,8 +80,8 @@ pub fn prepare(
     }
     while !rest.is_empty() {
         let range = rest.remove(0);
-        work.left = rest.iter().map(Range::passes).sum::<usize>();
-        work.expected = work.done + range.passes();
+        work.left = Range::PASSES * rest.len();
+        work.expected = work.done + Range::PASSES;
         let longest = range.longest();
         hopeless = if work.range(range)? { 0 } else { hopeless + 1 };
         if hopeless >= HOPELESS {
@@ -110,8 +106,9 @@ pub fn distance(a: &[f32], b: &[f32]) -> f64 {
 
 /// Whether trials have a clearly smaller error than those before: whether more recorded passes help.
 fn improved(before: &[Trial], trials: &[Trial]) -> bool {
-    let best =
-        |trials: &[Trial]| trials.iter().map(|trial| trial.errors.mildest()).fold(f64::INFINITY, f64::min);
+    let best = |trials: &[Trial]| {
+        trials.iter().map(|trial| trial.errors.of_mild_tests()).fold(f64::INFINITY, f64::min)
+    };
     best(trials) < IMPROVED * best(before)
 }
 
@@ -163,47 +160,47 @@ impl Work<'_> {
         sums
     }
 
-    /// The tests of a range that repeat themselves much.
-    fn hard_tests(&mut self, range: &Range) -> Result<Tests, EngineError> {
-        let tests = range.hard_tests.iter().map(|&tokens| self.probe(self.probes.hard_test(tokens), &mut []));
-        Ok(Tests { hard: tests.collect::<Result<_, _>>()?, mild: None })
+    /// The test of a range that repeats itself most.
+    fn hard_test(&mut self, range: &Range) -> Result<Tests, EngineError> {
+        let hard = self.probe(self.probes.hard_test(range.longest()), &mut [])?;
+        Ok(Tests { hard, mild: Vec::new() })
     }
 
-    /// Adds the test that repeats itself little, and measures trials with it.
-    fn add_mild_test(
+    /// Adds the tests that repeat themselves little, where they are not there yet, and measures trials with them.
+    fn add_mild_tests(
         &mut self,
         range: &Range,
         tests: &mut Tests,
         trials: &mut [Trial],
     ) -> Result<(), EngineError> {
-        if tests.mild.is_none() {
-            let mild = self.probe(self.probes.mild_test(range.mild_test), &mut [])?;
-            for trial in trials {
-                trial.errors.mild = Some(self.measured(&mild, &trial.fields, false)?);
+        for &tokens in &range.mild_tests[tests.mild.len()..] {
+            let mild = self.probe(self.probes.mild_test(tokens), &mut [])?;
+            for trial in &mut *trials {
+                trial.errors.mild.push(self.measured(&mild, &trial.fields, false)?);
             }
-            tests.mild = Some(mild);
+            tests.mild.push(mild);
         }
         Ok(())
     }
 
     /// Prepares a range of lengths, and says whether it has a window of its own.
     fn range(&mut self, range: Range) -> Result<bool, EngineError> {
-        let mut tests = self.hard_tests(&range)?;
+        let mut tests = self.hard_test(&range)?;
         let mut records = Vec::new();
         let mut trials = self.trials(&range, &mut tests, &mut records)?;
         let best = best(&trials);
         let mut chosen: Vec<_> = best.into_iter().collect();
         let rows = best.map_or(0, |best| trials[best].fields.rows());
-        if DEAR * rows >= range.longest() {
-            self.add_mild_test(&range, &mut tests, &mut trials)?;
+        if rows > range.cheap() {
+            self.add_mild_tests(&range, &mut tests, &mut trials)?;
             chosen.extend(cheaper(&trials, range.longest(), rows));
         }
         let chosen: Vec<_> = chosen.into_iter().map(|trial| &trials[trial]).collect();
         self.keep(&range, &records, &chosen);
         self.serve_others(&range)?;
         let served = self.is_served(&range);
-        // Without the mild one, these are not the tests that another preparation would go on with.
-        let tests = Some(tests).filter(|tests| tests.mild.is_some());
+        // Without the mild ones, these are not the tests that another preparation would go on with.
+        let tests = Some(tests).filter(|tests| !tests.mild.is_empty());
         self.leave_to_others(range, tests);
         Ok(served)
     }
@@ -251,7 +248,7 @@ impl Work<'_> {
                     return Ok(trials);
                 }
             }
-            self.add_mild_test(range, tests, &mut trials)?;
+            self.add_mild_tests(range, tests, &mut trials)?;
             let (old, new) = trials.split_at(before);
             let served = new.iter().any(|trial| trial.errors.served() >= Served::Mild);
             let promising = new.iter().any(|trial| trial.errors.is_promising(self.budget.error));
@@ -289,8 +286,10 @@ impl Work<'_> {
     /// The errors of tests in a window of their own range, or of a longer one (`elsewhere`).
     fn errors(&self, tests: &Tests, fields: &Fields, elsewhere: bool) -> Result<Errors, EngineError> {
         let measured = |test| self.measured(test, fields, elsewhere);
-        let hard = tests.hard.iter().map(measured).collect::<Result<_, _>>()?;
-        Ok(Errors { hard, mild: tests.mild.as_ref().map(measured).transpose()? })
+        Ok(Errors {
+            hard: measured(&tests.hard)?,
+            mild: tests.mild.iter().map(measured).collect::<Result<_, _>>()?,
+        })
     }
 
     fn measured(&self, test: &Probe, fields: &Fields, elsewhere: bool) -> Result<Measured, EngineError> {
@@ -350,8 +349,8 @@ impl Work<'_> {
             let tests = match others.tests.take() {
                 Some(tests) => tests,
                 None => {
-                    let mut tests = self.hard_tests(&others.range)?;
-                    self.add_mild_test(&others.range, &mut tests, &mut [])?;
+                    let mut tests = self.hard_test(&others.range)?;
+                    self.add_mild_tests(&others.range, &mut tests, &mut [])?;
                     tests
                 }
             };

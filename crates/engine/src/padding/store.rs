@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use danaus_model::{LoadError, check_writable, write_file};
+use danaus_model::{LoadError, PADDING_FILES, check_writable, write_file};
 use danaus_simd::MappedFile;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
@@ -88,7 +88,7 @@ struct Tensor<'a> {
 impl Store {
     /// The file in `folder` for a model of that digest, computed in that dtype, with that bound.
     pub fn new(folder: &Path, model: &str, dtype: &str, bound: f64) -> Self {
-        let name = format!("far-fields-{}-{dtype}-{bound:e}.safetensors", &model[..16.min(model.len())]);
+        let name = format!("{PADDING_FILES}{}-{dtype}-{bound:e}.safetensors", &model[..16.min(model.len())]);
         Self { path: folder.join(name), model: model.to_owned(), dtype: dtype.to_owned(), bound }
     }
 

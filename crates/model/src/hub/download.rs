@@ -14,7 +14,9 @@ use indicatif::HumanBytes;
 use super::progress::{Activity, Report};
 use super::verify::{discard, verify, verify_noting};
 use super::{CachedRepo, HubError, HubOptions, MAIN, Snapshot, checked, is_commit};
-use crate::load::{Choice, choose_checkpoint};
+#[cfg(doc)]
+use crate::PADDING_FILES;
+use crate::load::{Choice, choose_checkpoint, is_padding_file};
 
 /// Attempts in a row that may fail without a byte having arrived.
 const BARREN_ATTEMPTS: u32 = 3;
@@ -22,8 +24,8 @@ const BARREN_ATTEMPTS: u32 = 3;
 /// Attempts in all: a server that never sends a file's end must not be asked forever.
 const ATTEMPTS: u32 = 50;
 
-/// Asks the hub for the newest commit of the revision and gets what the cache lacks of it: `config.json` and one
-/// checkpoint, `model.safetensors` where there is one. Every file is checked, those too that were there already. An
+/// Asks the hub for the newest commit of the revision and gets what the cache lacks of it: `config.json`, one checkpoint,
+/// `model.safetensors` where there is one, and what was prepared for fast padding ([`PADDING_FILES`]). Every file is checked, those too that were there already. An
 /// interrupted download resumes, now or the next time.
 ///
 /// # Errors
@@ -79,6 +81,12 @@ impl Job {
         let checkpoint = self.checkpoint(&names, &commit)?;
         let config = self.file(&api, &commit, "config.json")?;
         let checkpoint = self.file(&api, &commit, &checkpoint)?;
+        for name in names.iter().filter(|name| is_padding_file(name)) {
+            // The model works without it, slower.
+            if let Err(error) = self.file(&api, &commit, name) {
+                tracing::warn!("{name} is not used: {error}");
+            }
+        }
         self.point_revision_to(&commit)?;
         Ok(Snapshot { id: self.id.clone(), commit, config, checkpoint })
     }

@@ -24,10 +24,10 @@ pub(super) struct Probe {
 
 /// The tests of a range.
 pub(super) struct Tests {
-    /// Texts that repeat themselves as much as a text can, the longest first: none is further from other texts.
-    pub hard: Vec<Probe>,
-    /// One that repeats itself little, where it was needed.
-    pub mild: Option<Probe>,
+    /// The longest text, which repeats itself as much as a text can: none is further from other texts.
+    pub hard: Probe,
+    /// Texts that repeat themselves little, where they were needed.
+    pub mild: Vec<Probe>,
 }
 
 /// A way to compute a range: recorded passes, and which rows of a sketch.
@@ -58,8 +58,8 @@ pub(super) struct Measured {
 /// The errors of tests in a window.
 #[derive(Debug, Clone)]
 pub(super) struct Errors {
-    pub hard: Vec<Measured>,
-    pub mild: Option<Measured>,
+    pub hard: Measured,
+    pub mild: Vec<Measured>,
 }
 
 /// Which texts are served, for all poolings.
@@ -84,32 +84,31 @@ impl Measured {
 }
 
 impl Errors {
-    /// The largest share of equal pairs up to which texts are served. To first order an error grows linearly with it, from that of the
-    /// mild test to that of a hard one.
+    /// The largest share of equal pairs up to which texts are served. To first order an error grows linearly with it, from those of the
+    /// mild tests to that of the hard one.
     pub fn most_equal(&self, pooling: Pooling) -> Option<f64> {
-        if self.hard.iter().all(|test| test.is_within(pooling)) {
+        if self.hard.is_within(pooling) {
             return Some(1.0);
         }
-        let mild = self.mild.filter(|mild| mild.is_within(pooling))?;
-        let beyond = self.hard.iter().filter(|test| !test.is_within(pooling)).map(|test| {
-            let [low, high] = [mild, *test].map(|test| test.shares[pooling as usize]);
-            mild.equal + (1.0 - low) / (high - low) * (test.equal - mild.equal).max(0.0)
+        let mild = self.mild.iter().map(|mild| {
+            let [low, high] = [mild, &self.hard].map(|test| test.shares[pooling as usize]);
+            let between = (1.0 - low) / (high - low);
+            mild.is_within(pooling).then_some(mild.equal + between * (self.hard.equal - mild.equal).max(0.0))
         });
-        beyond.reduce(f64::min)
+        mild.reduce(|least, most| Some(least?.min(most?))).flatten()
     }
 
     /// By pooling, the largest error of the tests that are like the texts which are served.
     pub fn largest(&self) -> [f64; 3] {
         Pooling::ALL.map(|pooling| {
-            let mild = self.mild.as_ref().filter(|_| self.most_equal(pooling) != Some(1.0));
-            let errors = mild.map_or(&self.hard[..], std::slice::from_ref).iter();
-            errors.map(|test| test.errors[pooling as usize]).fold(0.0, f64::max)
+            let all = self.most_equal(pooling) == Some(1.0) || self.mild.is_empty();
+            if all { self.hard.errors[pooling as usize] } else { self.mildest(pooling) }
         })
     }
 
     /// How many tests there are.
     pub fn tests(&self) -> usize {
-        self.hard.len() + usize::from(self.mild.is_some())
+        1 + self.mild.len()
     }
 
     /// Which texts are served for all poolings.
@@ -131,15 +130,18 @@ impl Errors {
 
     /// Whether a pooling that serves no text yet is near it.
     pub fn is_promising(&self, bound: f64) -> bool {
-        let near = |pooling: Pooling| {
-            self.mild.is_some_and(|mild| mild.errors[pooling as usize] <= PROMISING * bound)
-        };
+        let near = |pooling| self.mildest(pooling) <= PROMISING * bound;
         Pooling::ALL.iter().any(|&pooling| self.most_equal(pooling).is_none() && near(pooling))
     }
 
-    /// The largest error of the mild test.
-    pub fn mildest(&self) -> f64 {
-        self.mild.map_or(f64::INFINITY, |mild| mild.errors.into_iter().fold(0.0, f64::max))
+    /// The largest error of the mild tests.
+    fn mildest(&self, pooling: Pooling) -> f64 {
+        self.mild.iter().map(|mild| mild.errors[pooling as usize]).fold(0.0, f64::max)
+    }
+
+    /// The largest error of the mild tests, of all poolings.
+    pub fn of_mild_tests(&self) -> f64 {
+        Pooling::ALL.iter().map(|&pooling| self.mildest(pooling)).fold(0.0, f64::max)
     }
 }
 
@@ -147,31 +149,24 @@ impl Errors {
 mod tests {
     use super::*;
 
-    fn errors(hard: &[(f64, f64)], mild: Option<(f64, f64)>) -> Errors {
+    fn errors(hard: (f64, f64), mild: &[(f64, f64)]) -> Errors {
         let measured = |&(equal, share): &(f64, f64)| Measured {
             equal,
             errors: [share / 1200.0; 3],
             shares: [share, share, 2.0 * share],
         };
-        Errors { hard: hard.iter().map(measured).collect(), mild: mild.as_ref().map(measured) }
+        Errors { hard: measured(&hard), mild: mild.iter().map(measured).collect() }
     }
 
     #[test]
     fn texts_are_served_as_far_as_the_tests_say() {
         for (hard, mild, expected, served) in [
-            (&[(0.9, 0.4)][..], None, [Some(1.0); 3], Served::All),
-            (&[(0.9, 0.8)], None, [Some(1.0), Some(1.0), None], Served::None),
-            (&[(0.9, 0.5), (0.3, 1.1)], None, [None; 3], Served::None),
-            (&[(0.9, 1.5)], Some((0.1, 0.5)), [Some(0.5), Some(0.5), Some(0.1)], Served::Mild),
-            (&[(0.9, 1.5)], Some((0.1, 1.1)), [None; 3], Served::None),
-            (&[(0.9, f64::INFINITY)], Some((0.1, 0.5)), [Some(0.1); 3], Served::Mild),
-            // The shorter one is further off.
-            (
-                &[(0.9, 0.9), (0.3, 2.8)],
-                Some((0.1, 0.4)),
-                [Some(0.15), Some(0.15), Some(0.1 + 0.2 / 24.0)],
-                Served::Mild,
-            ),
+            ((0.9, 0.4), &[][..], [Some(1.0); 3], Served::All),
+            ((0.9, 0.8), &[], [Some(1.0), Some(1.0), None], Served::None),
+            ((0.9, 1.5), &[(0.1, 0.5)], [Some(0.5), Some(0.5), Some(0.1)], Served::Mild),
+            ((0.9, 1.5), &[(0.1, 0.5), (0.1, 0.25)], [Some(0.5), Some(0.5), Some(0.1)], Served::Mild),
+            ((0.9, 1.5), &[(0.1, 0.5), (0.1, 1.1)], [None; 3], Served::None),
+            ((0.9, f64::INFINITY), &[(0.1, 0.5)], [Some(0.1); 3], Served::Mild),
         ] {
             let errors = errors(hard, mild);
             let got = Pooling::ALL.map(|pooling| errors.most_equal(pooling));
