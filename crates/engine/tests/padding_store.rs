@@ -254,7 +254,7 @@ fn headers_that_lie_are_refused() {
         ),
         (
             |header| header["bins"][1]["fields"] = json!(0),
-            "a window of 32 and 48 rows has another's far field",
+            "a window of 32 and 32 rows has another's far field",
         ),
         (|header| header["max_tokens"] = json!(200), "running_sums has another shape"),
         (|header| header["layers"] = json!(1), "running_sums has another shape"),

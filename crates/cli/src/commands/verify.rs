@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use danaus_engine::padding::{Window, distance, equal_pairs};
-use danaus_engine::{Backend, Pooling};
+use danaus_engine::padding::{Window, distance, encode, equal_pairs};
+use danaus_engine::{Backend, Padding, Pooling, Text};
 use danaus_model::truncate;
 use serde::Serialize;
 
@@ -94,31 +94,33 @@ fn texts(args: &VerifyArgs) -> anyhow::Result<Vec<String>> {
 }
 
 fn measure(backend: &dyn Backend, ids: &[u32]) -> anyhow::Result<Line> {
-    let encode = |window| {
-        let started = Instant::now();
-        let vectors = backend.windows().encode(ids, window, &mut [])?;
-        anyhow::Ok((vectors, started.elapsed().as_secs_f64() * 1e3))
+    let texts = Pooling::ALL.map(|pooling| backend.text(ids, pooling, Padding::Fast));
+    let rows = texts.each_ref().map(|text| text.window.cost());
+    let mut line = Line {
+        tokens: ids.len(),
+        equal_pairs: equal_pairs(ids),
+        rows,
+        errors: [0.0; 3],
+        fast_ms: None,
+        exact_ms: None,
     };
-    let equal_pairs = equal_pairs(ids);
-    let window = |pooling| backend.far_fields()?.window(ids.len(), equal_pairs, pooling);
-    let rows =
-        Pooling::ALL.map(|pooling| window(pooling).map_or(backend.max_tokens(), |window| window.cost()));
-    let mut line =
-        Line { tokens: ids.len(), equal_pairs, rows, errors: [0.0; 3], fast_ms: None, exact_ms: None };
-    if rows == [backend.max_tokens(); 3] {
+    let is_fast = |text: &&Text<'_>| text.window.padding == Padding::Fast;
+    if !texts.iter().any(|text| is_fast(&text)) {
         // Nothing to compare with itself.
         return Ok(line);
     }
-    // One exact pass serves all poolings.
-    let (exact, exact_ms) = encode(Window::exact(backend.max_tokens()))?;
-    line.exact_ms = Some(exact_ms);
-    for pooling in Pooling::ALL {
-        let Some(window) = window(pooling) else { continue };
-        let (fast, _) = encode(window.clone())?;
-        line.errors[pooling as usize] = distance(&fast[pooling as usize], &exact[pooling as usize]);
-        if pooling == Pooling::Mean {
+    let started = Instant::now();
+    let exact = encode(backend, ids, &Window::exact(backend.max_tokens()))?;
+    line.exact_ms = Some(started.elapsed().as_secs_f64() * 1e3);
+    for text in texts.iter().filter(is_fast) {
+        let pooling = text.pooling as usize;
+        let fast = backend.embed(std::slice::from_ref(text))?;
+        line.errors[pooling] = distance(&fast[0], &exact[pooling]);
+        if text.pooling == Pooling::Mean {
             // Once more, now that its filters are there.
-            line.fast_ms = Some(encode(window)?.1);
+            let started = Instant::now();
+            backend.embed(std::slice::from_ref(text))?;
+            line.fast_ms = Some(started.elapsed().as_secs_f64() * 1e3);
         }
     }
     Ok(line)

@@ -33,7 +33,7 @@ pub use cells::Cells;
 pub use far_field::FarField;
 pub(crate) use far_field::Knots;
 pub use plan::{Bin, FarFields, equal_pairs};
-pub use prepare::{Budget, distance, prepare};
+pub use prepare::{Budget, distance, encode, prepare};
 pub use probes::Probes;
 pub(crate) use record::Place;
 pub use record::WindowRecord;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::plan::Fields;
 use super::{Bin, Cells, FarFields, Probes, Progress, RunningSums, Window, WindowRecord, equal_pairs};
-use crate::{Backend, EngineError, Pooling};
+use crate::{Backend, EngineError, Pooling, Text};
 
 mod ranges;
 mod trial;
 
 use ranges::{Range, ranges};
-use trial::{Errors, Measured, Probe, Served, Setting, Tests, Trial};
+use trial::{Errors, Measured, Probe, Setting, Tests, Trial};
 
 /// Rows of a sketch that are tried, fewest first.
 const ROWS: [usize; 6] = [32, 48, 64, 80, 96, 128];
@@ -80,8 +80,8 @@ pub fn prepare(
     }
     while !rest.is_empty() {
         let range = rest.remove(0);
-        work.left = Range::PASSES * rest.len();
-        work.expected = work.done + Range::PASSES;
+        work.left = rest.iter().map(Range::passes).sum();
+        work.expected = work.done + range.passes();
         let longest = range.longest();
         hopeless = if work.range(range)? { 0 } else { hopeless + 1 };
         if hopeless >= HOPELESS {
@@ -92,6 +92,20 @@ pub fn prepare(
         work.publish(to);
     }
     Ok(work.fields)
+}
+
+/// A text's vectors in a window, by pooling in the order of [`Pooling::ALL`], as the device computes them that serves them; not
+/// normalized.
+///
+/// # Errors
+/// As [`Backend::embed`].
+pub fn encode(backend: &dyn Backend, ids: &[u32], window: &Window) -> Result<Vec<Vec<f32>>, EngineError> {
+    if backend.info().accelerator.is_none() {
+        // All poolings of one pass.
+        return backend.windows().encode(ids, window.clone(), &mut []);
+    }
+    let text = |pooling| Text { ids, pooling, window: window.clone() };
+    backend.embed(&Pooling::ALL.map(text))
 }
 
 /// 1 - cosine of two vectors, in float64; infinite where one of them is not finite, or alone is zero.
@@ -136,14 +150,17 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// An exact pass.
-    fn probe(&mut self, ids: Vec<u32>, record: &mut [WindowRecord]) -> Result<Probe, EngineError> {
-        let exact = Window::exact(self.backend.max_tokens());
-        let exact = self.backend.windows().encode(&ids, exact, record)?;
+    /// A text's exact pass.
+    fn probe(&mut self, ids: Vec<u32>) -> Result<Probe, EngineError> {
+        let exact = encode(self.backend, &ids, &Window::exact(self.backend.max_tokens()))?;
+        self.count_pass();
+        Ok(Probe { ids, exact })
+    }
+
+    fn count_pass(&mut self) {
         self.done += 1;
         let progress = self.progress();
         (self.report)(progress, None);
-        Ok(Probe { ids, exact })
     }
 
     fn progress(&self) -> Progress {
@@ -160,48 +177,26 @@ impl Work<'_> {
         sums
     }
 
-    /// The test of a range that repeats itself most.
-    fn hard_test(&mut self, range: &Range) -> Result<Tests, EngineError> {
-        let hard = self.probe(self.probes.hard_test(range.longest()), &mut [])?;
-        Ok(Tests { hard, mild: Vec::new() })
-    }
-
-    /// Adds the tests that repeat themselves little, where they are not there yet, and measures trials with them.
-    fn add_mild_tests(
-        &mut self,
-        range: &Range,
-        tests: &mut Tests,
-        trials: &mut [Trial],
-    ) -> Result<(), EngineError> {
-        for &tokens in &range.mild_tests[tests.mild.len()..] {
-            let mild = self.probe(self.probes.mild_test(tokens), &mut [])?;
-            for trial in &mut *trials {
-                trial.errors.mild.push(self.measured(&mild, &trial.fields, false)?);
-            }
-            tests.mild.push(mild);
-        }
-        Ok(())
+    /// Computes the tests of a range.
+    fn tests(&mut self, range: &Range) -> Result<Tests, EngineError> {
+        let mild = range.mild_tests.iter().map(|&tokens| self.probe(self.probes.mild_test(tokens)));
+        let mild = mild.collect::<Result<_, _>>()?;
+        let hard = range.hard_test.then(|| self.probe(self.probes.hard_test(range.longest())));
+        Ok(Tests { mild, hard: hard.transpose()? })
     }
 
     /// Prepares a range of lengths, and says whether it has a window of its own.
     fn range(&mut self, range: Range) -> Result<bool, EngineError> {
-        let mut tests = self.hard_test(&range)?;
-        let mut records = Vec::new();
-        let mut trials = self.trials(&range, &mut tests, &mut records)?;
-        let best = best(&trials);
-        let mut chosen: Vec<_> = best.into_iter().collect();
-        let rows = best.map_or(0, |best| trials[best].fields.rows());
-        if rows > range.cheap() {
-            self.add_mild_tests(&range, &mut tests, &mut trials)?;
+        let tests = self.tests(&range)?;
+        let (trials, records) = self.trials(&range, &tests)?;
+        let mut chosen: Vec<_> = best(&trials).into_iter().collect();
+        if let Some(rows) = chosen.first().map(|best| best.fields.rows()) {
             chosen.extend(cheaper(&trials, range.longest(), rows));
         }
-        let chosen: Vec<_> = chosen.into_iter().map(|trial| &trials[trial]).collect();
         self.keep(&range, &records, &chosen);
         self.serve_others(&range)?;
         let served = self.is_served(&range);
-        // Without the mild ones, these are not the tests that another preparation would go on with.
-        let tests = Some(tests).filter(|tests| !tests.mild.is_empty());
-        self.leave_to_others(range, tests);
+        self.leave_to_others(range, Some(tests));
         Ok(served)
     }
 
@@ -223,40 +218,39 @@ impl Work<'_> {
         }
     }
 
-    /// Tries settings of a range, cheapest to prepare first, until one serves all texts; or, with more recorded passes, those that repeat
-    /// themselves little; or more recorded passes promise nothing.
+    /// Tries settings of a range, cheapest to prepare first, until one serves enough, or more recorded passes promise nothing. Returns what
+    /// was recorded, too.
     fn trials(
         &mut self,
         range: &Range,
-        tests: &mut Tests,
-        records: &mut Vec<Vec<WindowRecord>>,
-    ) -> Result<Vec<Trial>, EngineError> {
-        let mut trials = Vec::new();
+        tests: &Tests,
+    ) -> Result<(Vec<Trial>, Vec<Vec<WindowRecord>>), EngineError> {
+        let (mut trials, mut records): (Vec<Trial>, Vec<_>) = Default::default();
         for recorded in range.recordings() {
             while records.len() < recorded {
                 records.push(self.record(range, records.len())?);
             }
             let before = trials.len();
+            // The first one is without a sketch.
             for rows in range.tried() {
                 let setting = Setting { recorded, rows };
-                let fields = self.fields_of(records, range.windows.len() - 1, setting);
-                let errors = self.errors(tests, &fields, false)?;
+                let fields = self.fields_of(&records, range.windows.len() - 1, setting);
+                let errors = self.errors(tests, &fields, trials.get(before).map(|alone| &alone.errors))?;
                 tracing::debug!(?setting, ?errors, longest = range.longest(), "tried a sketch");
-                let served = errors.served();
+                let served = errors.least();
                 trials.push(Trial { setting, fields, errors });
-                if served == Served::All {
-                    return Ok(trials);
+                if served >= Some(range.enough()) {
+                    return Ok((trials, records));
                 }
             }
-            self.add_mild_tests(range, tests, &mut trials)?;
             let (old, new) = trials.split_at(before);
-            let served = new.iter().any(|trial| trial.errors.served() >= Served::Mild);
+            let served = new.iter().any(|trial| trial.errors.least().is_some());
             let promising = new.iter().any(|trial| trial.errors.is_promising(self.budget.error));
             if served || !promising || (recorded > 2 && !improved(old, new)) {
                 break;
             }
         }
-        Ok(trials)
+        Ok((trials, records))
     }
 
     /// Records pass `number` of a range.
@@ -270,7 +264,8 @@ impl Work<'_> {
             WindowRecord::new(window, step, cells.collect(), shape)
         });
         let mut record: Vec<_> = record.collect();
-        self.probe(ids, &mut record)?;
+        self.backend.windows().encode(&ids, Window::exact(max_tokens), &mut record)?;
+        self.count_pass();
         Ok(record)
     }
 
@@ -283,20 +278,31 @@ impl Work<'_> {
         Fields { far_field: Arc::new(far_field), sketch: sketch.map(Arc::new) }
     }
 
-    /// The errors of tests in a window of their own range, or of a longer one (`elsewhere`).
-    fn errors(&self, tests: &Tests, fields: &Fields, elsewhere: bool) -> Result<Errors, EngineError> {
-        let measured = |test| self.measured(test, fields, elsewhere);
-        Ok(Errors {
-            hard: measured(&tests.hard)?,
-            mild: tests.mild.iter().map(measured).collect::<Result<_, _>>()?,
-        })
+    /// The errors of tests in a window, in which those without a sketch are `alone`.
+    fn errors(&self, tests: &Tests, fields: &Fields, alone: Option<&Errors>) -> Result<Errors, EngineError> {
+        let mild =
+            tests.mild.iter().enumerate().map(|(number, test)| {
+                self.measured(test, fields, alone.map(|alone| alone.mild[number].errors))
+            });
+        let mild = mild.collect::<Result<_, _>>()?;
+        let hard = tests.hard.as_ref().map(|test| {
+            let alone = alone.and_then(|alone| alone.hard.as_ref());
+            self.measured(test, fields, alone.map(|alone| alone.errors))
+        });
+        Ok(Errors { mild, hard: hard.transpose()? })
     }
 
-    fn measured(&self, test: &Probe, fields: &Fields, elsewhere: bool) -> Result<Measured, EngineError> {
+    /// The errors of a test in a window, in which those without a sketch are `alone`; `None` where it has none, or they are not known.
+    fn measured(
+        &self,
+        test: &Probe,
+        fields: &Fields,
+        alone: Option<[f64; 3]>,
+    ) -> Result<Measured, EngineError> {
         let window = fields.window(fields.far_field.window());
-        let fast = self.backend.windows().encode(&test.ids, window, &mut [])?;
+        let fast = encode(self.backend, &test.ids, &window)?;
         let errors = [0, 1, 2].map(|pooling| distance(&fast[pooling], &test.exact[pooling]));
-        Ok(Measured::new(equal_pairs(&test.ids), errors, self.budget.error, fields, elsewhere))
+        Ok(Measured::new(equal_pairs(&test.ids), errors, alone.unwrap_or(errors), self.budget.error))
     }
 
     /// Keeps what settings make of each window of a range, while memory lasts.
@@ -348,13 +354,9 @@ impl Work<'_> {
             }
             let tests = match others.tests.take() {
                 Some(tests) => tests,
-                None => {
-                    let mut tests = self.hard_test(&others.range)?;
-                    self.add_mild_tests(&others.range, &mut tests, &mut [])?;
-                    tests
-                }
+                None => self.tests(&others.range)?,
             };
-            let errors = self.errors(&tests, &fields, true)?;
+            let errors = self.errors(&tests, &fields, None)?;
             others.tests = Some(tests);
             let served = |pooling: &Pooling| errors.most_equal(*pooling).is_some();
             if others.poolings.iter().any(served) {
@@ -376,23 +378,17 @@ impl Work<'_> {
     }
 }
 
-/// The number of the trial that serves most texts, and of those the cheapest.
-fn best(trials: &[Trial]) -> Option<usize> {
-    let mut best = (None, 0.0);
-    for (number, trial) in trials.iter().enumerate() {
-        if trial.errors.reach() > best.1 {
-            best = (Some(number), trial.errors.reach());
-        }
-    }
-    best.0
+/// The trial that serves most texts, and of those the cheapest.
+fn best(trials: &[Trial]) -> Option<&Trial> {
+    let serving = trials.iter().filter(|trial| trial.errors.reach() > 0.0);
+    serving.reduce(|best, trial| if trial.errors.reach() > best.errors.reach() { trial } else { best })
 }
 
-/// The number of the cheapest trial that serves texts that repeat themselves little, for mean pooling; `None` where it is hardly
-/// cheaper than one with `rows` rows.
-fn cheaper(trials: &[Trial], window: usize, rows: usize) -> Option<usize> {
-    let serving =
-        trials.iter().enumerate().filter(|(_, trial)| trial.errors.most_equal(Pooling::Mean).is_some());
-    let (cheapest, trial) = serving.min_by_key(|(_, trial)| trial.fields.rows())?;
-    let is_cheaper = (window + trial.fields.rows()) as f64 <= CHEAPER * (window + rows) as f64;
+/// The cheapest trial that serves texts that repeat themselves little, for mean pooling; `None` where it is hardly cheaper than one with
+/// `rows` rows.
+fn cheaper(trials: &[Trial], window: usize, rows: usize) -> Option<&Trial> {
+    let serving = trials.iter().filter(|trial| trial.errors.most_equal(Pooling::Mean).is_some());
+    let cheapest = serving.min_by_key(|trial| trial.fields.rows())?;
+    let is_cheaper = (window + cheapest.fields.rows()) as f64 <= CHEAPER * (window + rows) as f64;
     is_cheaper.then_some(cheapest)
 }

@@ -2,7 +2,7 @@
 
 use danaus_kernels::filter_length;
 
-use super::{EVERYWHERE, RECORDED, ROWS};
+use super::{RECORDED, ROWS};
 use crate::padding::Probes;
 
 /// The smallest window.
@@ -17,8 +17,19 @@ const LONG: usize = 2048;
 /// Rows of a sketch that windows leave room for.
 const ROOM: f64 = 96.0;
 
-/// The quotient of the last and the first window of a range of medium and of long texts, which share their recorded passes.
-const SHARED: [f64; 2] = [1.25, 1.5];
+/// The quotient of the last and the first window of a range, which share their recorded passes: of medium and of long texts, and of
+/// those that are short beside the model's length, whose lengths make less of a difference.
+const SHARED: [f64; 3] = [1.25, 1.5, 1.35];
+
+/// Ranges up to this length are tested with texts that repeat themselves as much as can be, and so are all of models up to this length: a
+/// longer model's passes are dear, and there are many ranges of long texts.
+const HARD: [usize; 2] = [512, 8192];
+
+/// The share of equal pairs up to which other ranges have to serve texts, for no more rows to be tried.
+const ENOUGH: f64 = 0.4;
+
+/// Times a text's length that the model's is at least where the text is short beside it.
+const BESIDE: usize = 16;
 
 /// The windows that share recorded passes.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,8 +40,10 @@ pub(super) struct Range {
     pub windows: Vec<usize>,
     /// Rows of sketches that are tried.
     pub rows: Vec<usize>,
-    /// Lengths of the texts that repeat themselves little, with which errors are measured.
+    /// Lengths of the texts that repeat themselves little, with which errors are measured, the longest first.
     pub mild_tests: Vec<usize>,
+    /// Whether a text that repeats itself as much as can be is a test, too.
+    pub hard_test: bool,
 }
 
 /// The windows of a model, the longest of half its length. With a sketch, a text of n tokens has at most about 1.45 n rows from 256 tokens
@@ -58,6 +71,8 @@ pub(super) fn ranges(max_tokens: usize) -> Vec<Range> {
     while let Some(&first) = rest.first() {
         let shared = if first <= SHORT {
             1.0
+        } else if BESIDE * first <= max_tokens {
+            SHARED[2]
         } else if first <= LONG {
             SHARED[0]
         } else {
@@ -66,27 +81,28 @@ pub(super) fn ranges(max_tokens: usize) -> Vec<Range> {
         let limit = (first as f64 * shared) as usize;
         let (together, others) =
             rest.split_at(rest.iter().take_while(|&&window| window <= limit).count().max(1));
-        ranges.push(Range::new(below + 1, together.to_vec()));
+        ranges.push(Range::new(below + 1, together.to_vec(), max_tokens));
         (below, rest) = (together[together.len() - 1], others);
     }
     ranges
 }
 
 impl Range {
-    fn new(shortest: usize, windows: Vec<usize>) -> Self {
+    fn new(shortest: usize, windows: Vec<usize>, max_tokens: usize) -> Self {
         let longest = windows[windows.len() - 1];
         // Many windows take memory for each number of rows.
         let rows = if windows.len() > 1 { vec![ROWS[2], ROWS[4], ROWS[5]] } else { ROWS.to_vec() };
-        // The recorded text is in the middle, so both ends are tested. Several windows are close together, and the longest is the furthest.
-        let mut mild_tests = vec![longest];
-        mild_tests.extend((windows.len() == 1 && longest > 5).then_some(shortest.max(5)));
-        Self { shortest, windows, rows, mild_tests }
+        // The recorded text is in the middle, so both ends are tested, where lengths make a difference. Several windows are close
+        // together, and the longest is the furthest from what was recorded.
+        let both = windows.len() == 1 && longest > 5 && BESIDE * longest > max_tokens;
+        let mild_tests = if both { vec![longest, shortest.max(5)] } else { vec![longest] };
+        let hard_test = longest <= HARD[0] || max_tokens <= HARD[1];
+        Self { shortest, windows, rows, mild_tests, hard_test }
     }
 
-    /// The numbers of the rows that are tried; `None` for no sketch.
+    /// The numbers of the rows that are tried; `None`, the first one, for no sketch.
     pub fn tried(&self) -> impl Iterator<Item = Option<usize>> {
-        let none = (self.longest() <= EVERYWHERE).then_some(None);
-        none.into_iter().chain((0..self.rows.len()).map(Some))
+        std::iter::once(None).chain((0..self.rows.len()).map(Some))
     }
 
     /// The numbers of recorded passes whose mean is tried, fewest first. Long texts gain nothing by more than two.
@@ -100,14 +116,15 @@ impl Range {
         self.windows[self.windows.len() - 1]
     }
 
-    /// Most rows of a sketch with which no cheaper one is looked for, for texts that repeat themselves little.
-    pub fn cheap(&self) -> usize {
-        let share = if self.longest() > SHORT { 0.25 } else { 0.45 };
-        (share * self.longest() as f64) as usize
+    /// The share of equal pairs up to which texts have to be served, for no more rows to be tried.
+    pub fn enough(&self) -> f64 {
+        if self.hard_test { 1.0 } else { ENOUGH }
     }
 
-    /// Exact passes that it takes at least: of the hard test, and of a recorded text.
-    pub const PASSES: usize = 2;
+    /// Exact passes that it takes at least.
+    pub fn passes(&self) -> usize {
+        1 + self.mild_tests.len() + usize::from(self.hard_test)
+    }
 
     /// The text of the recorded pass of that number, and the windows that it is recorded of: those that hold it.
     pub fn recorded(&self, number: usize, probes: &Probes) -> (Vec<u32>, &[usize]) {
@@ -149,6 +166,7 @@ mod tests {
                 if max_tokens < 4 { 0 } else { max_tokens / 2 }
             );
         }
-        assert!(Range::PASSES * ranges(32768).len() <= 34);
+        let passes: usize = ranges(32768).iter().map(Range::passes).sum();
+        assert!(passes <= 40, "{passes}");
     }
 }

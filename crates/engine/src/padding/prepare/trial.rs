@@ -3,15 +3,12 @@
 use crate::Pooling;
 use crate::padding::plan::Fields;
 
-/// How far below the bound errors must be.
-const MARGIN: f64 = 1.4;
+/// How far below the bound errors must be that a sketch leaves next to nothing of.
+const MARGIN: f64 = 1.3;
 
-/// The same without a sketch, where all of what a text changes stays as an error: texts differ far more in that than in what a sketch
-/// leaves of it.
+/// The same where a sketch leaves all of them, or where there is none. What a text changes is particular to it, so that texts differ the
+/// more in their errors, the more of it is left.
 const MARGIN_ALONE: f64 = 3.0;
-
-/// The same in a window of longer texts, whose recorded passes are further from the shortest of a range than from the tests.
-const MARGIN_OTHERS: f64 = 2.0;
 
 /// Times the bound that an error may be before more recorded passes are of no use.
 const PROMISING: f64 = 3.0;
@@ -24,10 +21,10 @@ pub(super) struct Probe {
 
 /// The tests of a range.
 pub(super) struct Tests {
-    /// The longest text, which repeats itself as much as a text can: none is further from other texts.
-    pub hard: Probe,
-    /// Texts that repeat themselves little, where they were needed.
+    /// Texts that repeat themselves little, the longest first.
     pub mild: Vec<Probe>,
+    /// One that repeats itself as much as can be, where there is one.
+    pub hard: Option<Probe>,
 }
 
 /// A way to compute a range: recorded passes, and which rows of a sketch.
@@ -58,24 +55,20 @@ pub(super) struct Measured {
 /// The errors of tests in a window.
 #[derive(Debug, Clone)]
 pub(super) struct Errors {
-    pub hard: Measured,
     pub mild: Vec<Measured>,
-}
-
-/// Which texts are served, for all poolings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Served {
-    None,
-    Mild,
-    All,
+    pub hard: Option<Measured>,
 }
 
 impl Measured {
-    /// Of a text that is computed with `fields`, in a window of its own range or of a longer one (`elsewhere`).
-    pub fn new(equal: f64, errors: [f64; 3], bound: f64, fields: &Fields, elsewhere: bool) -> Self {
-        let margin = if fields.sketch.is_some() { MARGIN } else { MARGIN_ALONE };
-        let margin = if elsewhere { margin.max(MARGIN_OTHERS) } else { margin };
-        Self { equal, errors, shares: errors.map(|error| error * margin / bound) }
+    /// Of a text whose errors in the same window without a sketch are `alone`.
+    pub fn new(equal: f64, errors: [f64; 3], alone: [f64; 3], bound: f64) -> Self {
+        let share = |pooling: usize| {
+            let left = (errors[pooling] / alone[pooling]).min(1.0);
+            errors[pooling] * (MARGIN + (MARGIN_ALONE - MARGIN) * left) / bound
+        };
+        // Nothing of nothing is left.
+        let shares = [0, 1, 2].map(|pooling| if errors[pooling] == 0.0 { 0.0 } else { share(pooling) });
+        Self { equal, errors, shares }
     }
 
     fn is_within(&self, pooling: Pooling) -> bool {
@@ -84,48 +77,43 @@ impl Measured {
 }
 
 impl Errors {
-    /// The largest share of equal pairs up to which texts are served. To first order an error grows linearly with it, from those of the
-    /// mild tests to that of the hard one.
+    /// The largest share of equal pairs up to which texts are served; `None` where none are. To first order an error grows linearly with
+    /// that share: from the mild test's to the hard one's of the same length, or, where there is none, at most in proportion.
     pub fn most_equal(&self, pooling: Pooling) -> Option<f64> {
-        if self.hard.is_within(pooling) {
+        if !self.mild.iter().all(|test| test.is_within(pooling)) {
+            return None;
+        }
+        let mild = self.mild.first()?;
+        let low = mild.shares[pooling as usize];
+        let Some(hard) = self.hard else { return Some((mild.equal / low).min(1.0)) };
+        if hard.is_within(pooling) {
             return Some(1.0);
         }
-        let mild = self.mild.iter().map(|mild| {
-            let [low, high] = [mild, &self.hard].map(|test| test.shares[pooling as usize]);
-            let between = (1.0 - low) / (high - low);
-            mild.is_within(pooling).then_some(mild.equal + between * (self.hard.equal - mild.equal).max(0.0))
-        });
-        mild.reduce(|least, most| Some(least?.min(most?))).flatten()
+        let between = (1.0 - low) / (hard.shares[pooling as usize] - low);
+        Some(mild.equal + between * (hard.equal - mild.equal).max(0.0))
     }
 
-    /// By pooling, the largest error of the tests that are like the texts which are served.
-    pub fn largest(&self) -> [f64; 3] {
-        Pooling::ALL.map(|pooling| {
-            let all = self.most_equal(pooling) == Some(1.0) || self.mild.is_empty();
-            if all { self.hard.errors[pooling as usize] } else { self.mildest(pooling) }
-        })
-    }
-
-    /// How many tests there are.
-    pub fn tests(&self) -> usize {
-        1 + self.mild.len()
-    }
-
-    /// Which texts are served for all poolings.
-    pub fn served(&self) -> Served {
-        let most = Pooling::ALL.map(|pooling| self.most_equal(pooling));
-        if most == [Some(1.0); 3] {
-            Served::All
-        } else if most.iter().all(Option::is_some) {
-            Served::Mild
-        } else {
-            Served::None
-        }
+    /// The least of these of all poolings.
+    pub fn least(&self) -> Option<f64> {
+        Pooling::ALL.iter().try_fold(1.0, |least: f64, &pooling| Some(least.min(self.most_equal(pooling)?)))
     }
 
     /// How much is served, to be compared.
     pub fn reach(&self) -> f64 {
         Pooling::ALL.iter().filter_map(|&pooling| self.most_equal(pooling)).map(|most| 1.0 + most).sum()
+    }
+
+    /// By pooling, the largest error of the tests that are like the texts which are served.
+    pub fn largest(&self) -> [f64; 3] {
+        Pooling::ALL.map(|pooling| {
+            let hard = self.hard.filter(|hard| hard.is_within(pooling));
+            hard.map_or(0.0, |hard| hard.errors[pooling as usize]).max(self.mildest(pooling))
+        })
+    }
+
+    /// How many tests there are.
+    pub fn tests(&self) -> usize {
+        self.mild.len() + usize::from(self.hard.is_some())
     }
 
     /// Whether a pooling that serves no text yet is near it.
@@ -149,33 +137,37 @@ impl Errors {
 mod tests {
     use super::*;
 
-    fn errors(hard: (f64, f64), mild: &[(f64, f64)]) -> Errors {
+    fn errors(mild: &[(f64, f64)], hard: Option<(f64, f64)>) -> Errors {
         let measured = |&(equal, share): &(f64, f64)| Measured {
             equal,
-            errors: [share / 1200.0; 3],
+            errors: [share / 1300.0; 3],
             shares: [share, share, 2.0 * share],
         };
-        Errors { hard: measured(&hard), mild: mild.iter().map(measured).collect() }
+        Errors { mild: mild.iter().map(measured).collect(), hard: hard.as_ref().map(measured) }
     }
 
     #[test]
     fn texts_are_served_as_far_as_the_tests_say() {
-        for (hard, mild, expected, served) in [
-            ((0.9, 0.4), &[][..], [Some(1.0); 3], Served::All),
-            ((0.9, 0.8), &[], [Some(1.0), Some(1.0), None], Served::None),
-            ((0.9, 1.5), &[(0.1, 0.5)], [Some(0.5), Some(0.5), Some(0.1)], Served::Mild),
-            ((0.9, 1.5), &[(0.1, 0.5), (0.1, 0.25)], [Some(0.5), Some(0.5), Some(0.1)], Served::Mild),
-            ((0.9, 1.5), &[(0.1, 0.5), (0.1, 1.1)], [None; 3], Served::None),
-            ((0.9, f64::INFINITY), &[(0.1, 0.5)], [Some(0.1); 3], Served::Mild),
+        for (mild, hard, expected) in [
+            (&[(0.1, 0.5)][..], Some((0.9, 0.4)), [Some(1.0); 3]),
+            (&[(0.1, 0.5)], Some((0.9, 0.8)), [Some(1.0), Some(1.0), Some(0.1)]),
+            (&[(0.1, 0.5)], Some((0.9, 1.5)), [Some(0.5), Some(0.5), Some(0.1)]),
+            (&[(0.1, 0.5), (0.1, 0.25)], Some((0.9, 1.5)), [Some(0.5), Some(0.5), Some(0.1)]),
+            (&[(0.1, 0.5), (0.1, 1.1)], Some((0.9, 0.4)), [None; 3]),
+            (&[(0.1, 0.5)], Some((0.9, f64::INFINITY)), [Some(0.1); 3]),
+            (&[(0.1, 0.25)], None, [Some(0.4), Some(0.4), Some(0.2)]),
+            (&[(0.1, 0.0)], None, [Some(1.0); 3]),
+            (&[(0.1, 0.6)], None, [Some(1.0 / 6.0), Some(1.0 / 6.0), None]),
         ] {
-            let errors = errors(hard, mild);
+            let errors = errors(mild, hard);
             let got = Pooling::ALL.map(|pooling| errors.most_equal(pooling));
             let same = got.iter().zip(expected).all(|(got, expected)| match (got, expected) {
                 (Some(got), Some(expected)) => (got - expected).abs() < 1e-9,
                 (got, expected) => *got == expected,
             });
             assert!(same, "{errors:?}: {got:?}, not {expected:?}");
-            assert_eq!(errors.served(), served, "{errors:?}");
+            let least = got.iter().try_fold(f64::INFINITY, |least, most| Some(least.min((*most)?)));
+            assert_eq!(errors.least(), least, "{errors:?}");
         }
     }
 }
