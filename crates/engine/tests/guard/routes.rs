@@ -57,8 +57,8 @@ fn fast_padding_is_the_gpus_where_no_sketch_is_needed() {
     }
     let text = fast(&backend, &unprepared);
     Alone::new().assert_from(true, text.clone(), &embed(&backend, text));
-    let far_fields = prepared(&backend, 1e-5);
     let alone = Alone::new();
+    let far_fields = prepared(&alone.cpu, 1e-5);
     let backends: [&dyn Backend; 3] = [&backend, &alone.cpu, &alone.gpu];
     backends.iter().for_each(|backend| backend.set_far_fields(Arc::clone(&far_fields)));
     control.batches();
@@ -140,8 +140,8 @@ fn concurrent_calls_share_the_gpu() {
 fn a_texts_window_outlives_the_gpu() {
     let (backend, control) = guarded(&options());
     control.faster_than_sketches();
-    let far_fields = prepared(&backend, 1e-5);
     let alone = Alone::new();
+    let far_fields = prepared(&alone.cpu, 1e-5);
     let backends: [&dyn Backend; 2] = [&backend, &alone.cpu];
     backends.iter().for_each(|backend| backend.set_far_fields(Arc::clone(&far_fields)));
     let sketched = |ids: &Vec<u32>| {

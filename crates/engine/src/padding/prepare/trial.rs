@@ -8,7 +8,7 @@ const MARGIN: f64 = 1.3;
 
 /// The same where a sketch leaves all of them, or where there is none. What a text changes is particular to it, so that texts differ the
 /// more in their errors, the more of it is left.
-const MARGIN_ALONE: f64 = 3.0;
+const MARGIN_ALONE: f64 = 4.0;
 
 /// Times the bound that an error may be before more recorded passes are of no use.
 const PROMISING: f64 = 3.0;
