@@ -44,7 +44,7 @@ pub enum Command {
     Search(Box<SearchArgs>),
     /// Write a checkpoint with synthetic weights
     Synth(SynthArgs),
-    /// Prepare fast padding for a model ahead of time: some hundred passes of its full length
+    /// Prepare fast padding for a model ahead of time: some dozen passes of its full length
     Prepare(PrepareArgs),
     /// Measure fast padding against the exact vectors of your own texts
     Verify(VerifyArgs),

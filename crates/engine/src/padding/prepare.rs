@@ -34,7 +34,7 @@ const EVERYWHERE: usize = 512;
 const HOPELESS: usize = 2;
 
 /// The largest windows that shorter texts are tried in, whose own do not serve them, and times their longest text that it may have.
-const WIDEST: [usize; 2] = [4096, 32];
+const WIDEST: [usize; 2] = [4096, 64];
 
 /// What far fields may cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
