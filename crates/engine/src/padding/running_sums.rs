@@ -16,8 +16,9 @@ const FINE: isize = 256;
 ///
 /// The row of a distance of x steps has the sum of all taps up to there, averaged over the positions around it that have no other row,
 /// so that what a filter does from one position to the next counts as little as it does on average. Near distance 0 each number of
-/// steps has a row; the larger distances are, the further they are apart. The row of distance 0 has the sum of all taps before it. Sums are 16-bit integers with a scale for each channel, and lie together by 48 channels, since a pass
-/// reads all of a chunk's at once.
+/// steps has a row; the larger distances are, the further they are apart. The row of distance 0 has the sum of all taps before it.
+///
+/// Sums are 16-bit integers with a scale for each channel, and lie together by 48 channels, since a pass reads all of a chunk's at once.
 #[derive(Debug, Clone)]
 pub struct RunningSums {
     max_tokens: usize,
