@@ -26,10 +26,13 @@ use crate::worker::panic_message;
 /// How long a connection that may have sent something already is not taken for an idle one when the server shuts down.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
+/// How long a client that is just connecting may take to finish when the server shuts down.
+const HANDSHAKES: Duration = Duration::from_millis(50);
+
 /// Serves until `shutdown` resolves, then finishes what is in flight and returns.
 ///
 /// The port answers at once; `load` runs on its own thread, and until it returns, routes that need a model answer 503.
-/// After `shutdown`, no connection is accepted that was not made before, requests in flight go on for at most
+/// After `shutdown`, no connection is accepted that was not being made before, requests in flight go on for at most
 /// `config.shutdown_timeout`, and requests that arrive on open connections get 503. A `load` that is still running is left alone: the caller's process
 /// should end, not wait for it; the same holds for a batch that the model is computing when the timeout strikes.
 ///
@@ -51,7 +54,7 @@ pub async fn serve(
         () = connections.accept_from(&listener) => Ok(()),
     };
     state.begin_shutdown();
-    connections.accept_last_of(listener);
+    connections.accept_last_of(listener, HANDSHAKES.min(shutdown_timeout / 4)).await;
     tracing::info!(connections = connections.count(), "shutting down");
     let connections = connections.begin_shutdown();
     let finished = async {

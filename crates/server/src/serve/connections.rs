@@ -109,8 +109,11 @@ impl Connections {
         }
     }
 
-    /// Accepts who has connected already, and closes the listener. Closed without that, it would reset them.
-    pub(super) fn accept_last_of(&self, listener: Listener) {
+    /// Accepts who has connected already or does so within `time`, and closes the listener. Closed without that, it would reset
+    /// them.
+    pub(super) async fn accept_last_of(&self, listener: Listener, time: Duration) {
+        listener.refuse_new();
+        let _ = tokio::time::timeout(time, self.accept_from(&listener)).await;
         (0..LAST_CONNECTIONS)
             .map_while(|_| listener.accept_made().ok())
             .for_each(|accepted| self.spawn(accepted));

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+#[cfg(target_os = "linux")]
+use socket2::SockFilter;
 use socket2::SockRef;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
@@ -15,6 +17,24 @@ use super::unix::UnixSocket;
 /// What the system buffers of an answer, at most. It would take megabytes, and say that there is room for more only when a
 /// third of them is gone: a client that reads as slowly as it may would seem to read nothing for minutes.
 const SEND_BUFFER: usize = 256 * 1024;
+
+/// A program for the system's packet filter that drops what asks for a connection, and nothing else. A client asks again after a
+/// second, and then is refused or finds the next server. An accepted connection inherits the filter; nothing asks there.
+#[cfg(target_os = "linux")]
+fn no_new_connections() -> [SockFilter; 4] {
+    // In a TCP header: where its flags are, and the flag of a packet that asks for a connection.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 2;
+    const LOAD_BYTE: u16 = 0x30;
+    const JUMP_IF_SET: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    [
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
+        SockFilter::new(JUMP_IF_SET, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ]
+}
 
 /// Where a server listens.
 #[derive(Debug)]
@@ -97,6 +117,17 @@ impl Listener {
             Kind::Tcp(listener, tls) => listener.accept().await.map(|(stream, _)| Accepted::tcp(stream, tls)),
             #[cfg(unix)]
             Kind::Unix(socket) => socket.listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+        }
+    }
+
+    /// Lets the system make no further connections, where it can be asked for that; those that are half made still become whole.
+    /// Without it, a connection that is made just before the listener is closed is reset.
+    pub(super) fn refuse_new(&self) {
+        #[cfg(target_os = "linux")]
+        if let Kind::Tcp(listener, _) = &self.0 {
+            if let Err(error) = SockRef::from(listener).attach_filter(&no_new_connections()) {
+                tracing::debug!(%error, "cannot set SO_ATTACH_FILTER");
+            }
         }
     }
 
