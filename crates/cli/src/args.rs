@@ -148,7 +148,7 @@ pub struct FastArgs {
     /// What was prepared for fast padding: a file that danaus prepare --out made, or a folder with such files [default: one next to the
     /// model, in its folder or its hub repository, else in the padding cache]
     ///
-    /// It is used where it is of this model, dtype and --padding-error, whatever made it.
+    /// It must be of this model, dtype and --padding-error. A file that does not exist is made by serve and prepare.
     #[arg(long, env = "DANAUS_PADDING_FILE", value_name = "PATH")]
     pub padding_file: Option<PathBuf>,
     /// Most memory of what is prepared for fast padding, in MB

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use danaus_engine::padding::{Budget, FarFields, Preparation, Probes, Progress, Store, StoreError, prepare};
 use danaus_engine::{Backend, EngineError, Padding};
 use danaus_model::{LoadError, LoadOptions, LoadedModel, ModelSource, Tokenizer, hub};
@@ -55,14 +56,17 @@ const USUAL_TOKENS: usize = 100;
 
 /// The padding for texts of a model; fast padding is loaded where it is prepared, and else is exact. Nothing else sets far fields in
 /// a command that calls this, so that its texts all have windows of one plan.
+///
+/// # Errors
+/// If what is prepared is a file that the user chose, and cannot be used.
 pub fn choose(
     compute: &ComputeArgs,
     options: &LoadOptions,
     model: &LoadedModel,
     backend: &dyn Backend,
-) -> Padding {
+) -> anyhow::Result<Padding> {
     let padding = setup::padding(compute, model);
-    if padding == Padding::Fast && !load(&store(compute, options, model, backend), backend) {
+    if padding == Padding::Fast && !load(&store(compute, options, model, backend), backend)? {
         let rows = backend.max_tokens();
         let times = rows.div_ceil(USUAL_TOKENS);
         tracing::warn!(
@@ -70,7 +74,7 @@ pub fn choose(
              {USUAL_TOKENS} tokens has. Run danaus prepare once, and it is fast. {OTHER_VECTORS}"
         );
     }
-    padding
+    Ok(padding)
 }
 
 /// For who measures texts with `padding`: what is said of fast padding that is not prepared; `None` where there is nothing to say.
@@ -86,8 +90,11 @@ pub fn unprepared(padding: Padding, backend: &dyn Backend) -> Option<String> {
 }
 
 /// Lets fast padding be fast, as far as it was prepared before; says whether all of it was.
-pub fn load(store: &Store, backend: &dyn Backend) -> bool {
-    match store.read() {
+///
+/// # Errors
+/// If the file is one that the user chose, and cannot be used.
+pub fn load(store: &Store, backend: &dyn Backend) -> anyhow::Result<bool> {
+    Ok(match store.read() {
         Ok(far_fields) => {
             let complete = far_fields.is_complete();
             let longest = far_fields.longest_fast();
@@ -101,11 +108,18 @@ pub fn load(store: &Store, backend: &dyn Backend) -> bool {
             complete
         }
         Err(StoreError::Missing(_)) => false,
+        Err(error @ StoreError::Unusable { .. }) if store.is_chosen() => {
+            bail!(
+                "{error}; expected a file of this model, dtype and --padding-error: choose another one, or make it anew with \
+                 danaus prepare --force --out {}",
+                store.path().display()
+            )
+        }
         Err(error @ StoreError::Unusable { .. }) => {
             tracing::warn!("{error}: fast padding has to be prepared anew");
             false
         }
-    }
+    })
 }
 
 /// Prepares what of fast padding is not prepared yet, and keeps each range of lengths as soon as it is there: in use and in `store`. The

@@ -60,7 +60,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     if let Some(length) = args.lengths.iter().find(|&&length| length > max_tokens) {
         bail!("length {length}: the model takes at most {max_tokens} tokens");
     }
-    let padding = padding::choose(&args.compute, &options, &model, &*backend);
+    let padding = padding::choose(&args.compute, &options, &model, &*backend)?;
     let ids: Vec<_> = args.lengths.iter().map(|&length| texts(length, args.batch, vocabulary)).collect();
     let batches: Vec<_> = ids.iter().map(|ids| batch(&*backend, ids, padding)).collect();
     let profiler = match profile {

@@ -73,7 +73,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let chosen = load_backend(&model, &computing);
     let (chosen, failure) = match &chosen {
         Ok(backend) => {
-            let padding = padding::choose(&args.compute, &options, &model, &**backend);
+            let padding = padding::choose(&args.compute, &options, &model, &**backend)?;
             (Some(describe(&**backend, padding, model.config.vocab_size)?), None)
         }
         Err(error) => (None, Some(error.to_string())),

@@ -26,7 +26,7 @@ pub fn run(args: EmbedArgs) -> anyhow::Result<()> {
     let target = Target::open(args.out.as_deref())?;
     let options = args.model.load_options();
     let (model, backend) = setup::load(&options, &args.compute)?;
-    let padding = padding::choose(&args.compute, &options, &model, &*backend);
+    let padding = padding::choose(&args.compute, &options, &model, &*backend)?;
     let vocabulary = model.config.vocab_size;
     let tokenizer = match args.input {
         // Ids need none, and so may be of a model that the built-in one does not fit.

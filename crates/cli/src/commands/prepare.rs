@@ -16,7 +16,7 @@ pub fn run(args: PrepareArgs) -> anyhow::Result<()> {
     let store = padding::store(&args.compute, &options, &model, &*backend);
     let store = args.out.as_deref().map_or(store.clone(), |out| store.at(out));
     drop(model);
-    if args.force || !padding::load(&store, &*backend) {
+    if args.force || !padding::load(&store, &*backend)? {
         store.check_writable().context("what is to be prepared could not be kept")?;
         let budget = padding::budget(&args.compute);
         let kept =

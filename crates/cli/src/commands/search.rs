@@ -34,7 +34,7 @@ pub fn run(args: SearchArgs) -> anyhow::Result<()> {
     tracing::info!(files, passages, skipped, "read");
     let options = args.model.load_options();
     let (model, backend) = setup::load(&options, &args.compute)?;
-    let padding = padding::choose(&args.compute, &options, &model, &*backend);
+    let padding = padding::choose(&args.compute, &options, &model, &*backend)?;
     let tokenizer = setup::tokenizer(args.tokenizer.file.as_deref(), model.config.vocab_size)?;
     drop(model);
     let embedder = Embedder { backend: &*backend, tokenizer, padding };

@@ -129,7 +129,7 @@ fn load(args: &ServeArgs) -> anyhow::Result<Service> {
     let preparation = Arc::new(Preparation::default());
     if padding == Padding::Fast {
         let store = padding::store(&args.compute, &options, &model, &*backend);
-        if !padding::load(&store, &*backend) {
+        if !padding::load(&store, &*backend)? {
             let budget = padding::budget(&args.compute);
             prepare(store, Arc::clone(&backend), Arc::clone(&tokenizer), (vocabulary, budget), &preparation)?;
         }

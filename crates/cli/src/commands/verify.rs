@@ -33,7 +33,7 @@ pub fn run(args: VerifyArgs) -> anyhow::Result<()> {
     let options = args.model.load_options();
     let (model, backend) = setup::load(&options, &args.compute)?;
     let tokenizer = setup::tokenizer(args.tokenizer.file.as_deref(), model.config.vocab_size)?;
-    if !padding::load(&padding::store(&args.compute, &options, &model, &*backend), &*backend) {
+    if !padding::load(&padding::store(&args.compute, &options, &model, &*backend), &*backend)? {
         bail!(
             "fast padding is not prepared for this model, dtype and error: run danaus prepare with the same options"
         );

@@ -46,22 +46,27 @@ fn what_is_prepared_can_be_shared() {
     assert_eq!(into.text().lines().last(), named.to_str());
     assert!(std::fs::read(&named).unwrap() == std::fs::read(&own).unwrap());
     assert_eq!(fast(&shared).0, expected);
-    // Another model's, and one that is not there.
+    // One that is not there.
     let (exact, _) = embed("--padding max-length", &none);
-    for (place, args) in
-        [(&file, "--padding-error 0.01"), (&file, "--dtype int8"), (&folder.path().join("no"), "")]
-    {
-        let (rows, log) = embed(&format!("--padding fast --padding-file {} {args}", place.display()), &none);
-        assert!(log.contains("fast padding is not prepared"), "{log}");
-        assert_eq!(log.contains("cannot be used"), place.exists(), "{log}");
-        assert!(rows == exact || args.contains("int8"), "{args}");
-    }
-    // Damaged, it is not used either.
+    let (rows, log) = fast(&folder.path().join("no"));
+    assert!(rows == exact && log.contains("fast padding is not prepared"), "{log}");
+    // Another model's, and a damaged one: no command uses it, or overwrites it unasked.
+    let refused = |args: &str, why: &str| {
+        let before = std::fs::read(&file).unwrap();
+        for command in ["embed --padding fast --padding-file", "prepare --out"] {
+            let line = format!("{command} {} {args}", file.display());
+            let stderr = run(&mut with_cache(small_model(), &line, &none)).exits(1).stderr;
+            assert!(stderr.contains(why) && stderr.contains("danaus prepare --force --out"), "{stderr}");
+        }
+        assert!(std::fs::read(&file).unwrap() == before);
+    };
+    refused("--padding-error 0.01", "cannot be used");
+    refused("--dtype int8", "cannot be used");
     let mut bytes = std::fs::read(&file).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&file, bytes).unwrap();
-    let (rows, log) = fast(&file);
-    assert!(rows == exact && log.contains("its contents are damaged"), "{log}");
+    refused("", "its contents are damaged");
+    assert_eq!(prepare(&format!("--force --out {}", file.display()), &none).text(), prepared.text());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Far fields on disk: a safetensors file per model, dtype and bound, memory-mapped.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub struct Store {
     model: String,
     dtype: String,
     bound: f64,
+    /// Whether somebody chose this very file.
+    chosen: bool,
 }
 
 /// Why far fields were not read.
@@ -89,12 +92,18 @@ impl Store {
     /// The file in `folder` for a model of that digest, computed in that dtype, with that bound.
     pub fn new(folder: &Path, model: &str, dtype: &str, bound: f64) -> Self {
         let name = format!("{PADDING_FILES}{}-{dtype}-{bound:e}.safetensors", &model[..16.min(model.len())]);
-        Self { path: folder.join(name), model: model.to_owned(), dtype: dtype.to_owned(), bound }
+        let path = folder.join(name);
+        Self { path, model: model.to_owned(), dtype: dtype.to_owned(), bound, chosen: false }
     }
 
-    /// The file at that path, of a model of that digest, computed in that dtype, with that bound.
+    /// The file at that path, which somebody chose, of a model of that digest, computed in that dtype, with that bound.
     pub fn file(path: &Path, model: &str, dtype: &str, bound: f64) -> Self {
-        Self { path: path.to_owned(), ..Self::new(path, model, dtype, bound) }
+        Self { path: path.to_owned(), chosen: true, ..Self::new(path, model, dtype, bound) }
+    }
+
+    /// Whether somebody chose this very file, so that another one in its place is a mistake to be told, and not to be overwritten.
+    pub fn is_chosen(&self) -> bool {
+        self.chosen
     }
 
     /// The same at another path: a file, or a folder that holds it.
@@ -136,6 +145,10 @@ impl Store {
     pub fn read(&self) -> Result<FarFields, StoreError> {
         match std::fs::exists(&self.path) {
             Ok(false) => Err(StoreError::Missing(self.path.clone())),
+            // A file is where a folder should be.
+            Err(error) if error.kind() == ErrorKind::NotADirectory => {
+                Err(StoreError::Missing(self.path.clone()))
+            }
             _ => self
                 .read_existing()
                 .map_err(|reason| StoreError::Unusable { path: self.path.clone(), reason }),

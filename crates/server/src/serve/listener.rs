@@ -124,10 +124,10 @@ impl Listener {
     /// Without it, a connection that is made just before the listener is closed is reset.
     pub(super) fn refuse_new(&self) {
         #[cfg(target_os = "linux")]
-        if let Kind::Tcp(listener, _) = &self.0 {
-            if let Err(error) = SockRef::from(listener).attach_filter(&no_new_connections()) {
-                tracing::debug!(%error, "cannot set SO_ATTACH_FILTER");
-            }
+        if let Kind::Tcp(listener, _) = &self.0
+            && let Err(error) = SockRef::from(listener).attach_filter(&no_new_connections())
+        {
+            tracing::debug!(%error, "cannot set SO_ATTACH_FILTER");
         }
     }
 
