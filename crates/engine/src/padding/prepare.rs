@@ -15,6 +15,9 @@ use trial::{Errors, Measured, Probe, Setting, Tests, Trial};
 /// Rows of a sketch that are tried, fewest first.
 const ROWS: [usize; 6] = [32, 48, 64, 80, 96, 128];
 
+/// Rows that are tried where those serve no text, and for longer texts from then on: still many times faster than all of the padding.
+const MANY_ROWS: [usize; 2] = [256, 512];
+
 /// Recorded passes whose mean is tried, fewest first.
 const RECORDED: [usize; 4] = [1, 2, 4, 6];
 
@@ -186,9 +189,17 @@ impl Work<'_> {
     }
 
     /// Prepares a range of lengths, and says whether it has a window of its own.
-    fn range(&mut self, range: Range) -> Result<bool, EngineError> {
+    fn range(&mut self, mut range: Range) -> Result<bool, EngineError> {
         let tests = self.tests(&range)?;
-        let (trials, records) = self.trials(&range, &tests)?;
+        let many = self.fields.bins().any(|bin| bin.sketch > ROWS[ROWS.len() - 1]);
+        if many {
+            range.rows = MANY_ROWS.to_vec();
+        }
+        let (mut trials, mut records) = self.trials(&range, &tests)?;
+        if best(&trials).is_none() && !many {
+            range.rows = MANY_ROWS.to_vec();
+            (trials, records) = self.trials(&range, &tests)?;
+        }
         let mut chosen: Vec<_> = best(&trials).into_iter().collect();
         if let Some(rows) = chosen.first().map(|best| best.fields.rows()) {
             chosen.extend(cheaper(&trials, range.longest(), rows));

@@ -40,6 +40,8 @@ pub(super) struct Range {
     pub windows: Vec<usize>,
     /// Rows of sketches that are tried.
     pub rows: Vec<usize>,
+    /// Most recorded passes whose mean is tried. Long texts gain little by more than two, and a long model's passes are dear.
+    recorded: usize,
     /// Lengths of the texts that repeat themselves little, with which errors are measured, the longest first.
     pub mild_tests: Vec<usize>,
     /// Whether a text that repeats itself as much as can be is a test, too.
@@ -97,7 +99,8 @@ impl Range {
         let both = windows.len() == 1 && longest > 5 && BESIDE * longest > max_tokens;
         let mild_tests = if both { vec![longest, shortest.max(5)] } else { vec![longest] };
         let hard_test = longest <= HARD[0] || max_tokens <= HARD[1];
-        Self { shortest, windows, rows, mild_tests, hard_test }
+        let recorded = if max_tokens > HARD[1] || longest > LONG { 2 } else { usize::MAX };
+        Self { shortest, windows, rows, recorded, mild_tests, hard_test }
     }
 
     /// The numbers of the rows that are tried; `None`, the first one, for no sketch.
@@ -105,9 +108,9 @@ impl Range {
         std::iter::once(None).chain((0..self.rows.len()).map(Some))
     }
 
-    /// The numbers of recorded passes whose mean is tried, fewest first. Long texts gain nothing by more than two.
+    /// The numbers of recorded passes whose mean is tried, fewest first.
     pub fn recordings(&self) -> impl Iterator<Item = usize> {
-        let most = if self.longest() > LONG { 2 } else { usize::MAX };
+        let most = self.recorded;
         RECORDED.into_iter().filter(move |&recorded| recorded <= most)
     }
 
