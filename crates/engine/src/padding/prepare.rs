@@ -193,11 +193,11 @@ impl Work<'_> {
         let tests = self.tests(&range)?;
         let many = self.fields.bins().any(|bin| bin.sketch > ROWS[ROWS.len() - 1]);
         if many {
-            range.take_many_rows();
+            range.rows = MANY_ROWS.to_vec();
         }
         let (mut trials, mut records) = self.trials(&range, &tests)?;
         if best(&trials).is_none() && !many {
-            range.take_many_rows();
+            range.rows = MANY_ROWS.to_vec();
             (trials, records) = self.trials(&range, &tests)?;
         }
         let mut chosen: Vec<_> = best(&trials).into_iter().collect();

@@ -2,7 +2,7 @@
 
 use danaus_kernels::filter_length;
 
-use super::{MANY_ROWS, RECORDED, ROWS};
+use super::{RECORDED, ROWS};
 use crate::padding::Probes;
 
 /// The smallest window.
@@ -106,12 +106,6 @@ impl Range {
     /// The numbers of the rows that are tried; `None`, the first one, for no sketch.
     pub fn tried(&self) -> impl Iterator<Item = Option<usize>> {
         std::iter::once(None).chain((0..self.rows.len()).map(Some))
-    }
-
-    /// Has many rows tried, and up to four recorded passes: where that is needed, each of them helps.
-    pub fn take_many_rows(&mut self) {
-        self.rows = MANY_ROWS.to_vec();
-        self.recorded = self.recorded.max(4);
     }
 
     /// The numbers of recorded passes whose mean is tried, fewest first.
