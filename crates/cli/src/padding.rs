@@ -27,7 +27,7 @@ pub fn store(
     let (dtype, error) = (backend.windows().dtype(), compute.fast.padding_error);
     let in_folder = |folder: &Path| Store::new(folder, &digest, dtype, error);
     if let Some(path) = &compute.fast.padding_file {
-        return if path.is_dir() { in_folder(path) } else { Store::file(path, &digest, dtype, error) };
+        return in_folder(path).at(path);
     }
     let cache = || in_folder(&compute.cache_dir(&options.hub));
     match &options.source {

@@ -62,7 +62,8 @@ struct Speed {
     times_none: Option<f64>,
 }
 
-/// Prints what there is, tests and measures it. Fails only where the device that was asked for by name does.
+/// Prints what there is, tests and measures it. Fails only where the device that was asked for by name does, or the file for
+/// fast padding that was.
 pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let (source, revision) = (args.model, args.revision);
     let options = LoadOptions { source, revision, hub: HubOptions::from_env() };

@@ -1,8 +1,7 @@
 //! Far fields on disk: a safetensors file per model, dtype and bound, memory-mapped.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::ErrorKind;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
